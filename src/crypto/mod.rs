@@ -1,0 +1,51 @@
+//! Cryptography: digests, password hashing, sealing at rest, access tokens.
+//!
+//! The only module that names argon2, jsonwebtoken or aws-lc-rs. It knows no SQL and no HTTP: bytes and model types in,
+//! bytes and model types out. Randomness comes from the injected [`Entropy`], except inside key-pair generation, where
+//! the library insists on its own.
+
+pub mod jwt;
+pub mod keyring;
+pub mod password;
+
+use aws_lc_rs::{constant_time, digest, rand};
+
+use crate::{
+    model::{Entropy, TokenDigest, TokenKind, entropy},
+    secret::Secret,
+};
+
+/// The operating system's generator of random numbers.
+#[derive(Debug, Default)]
+pub struct SystemEntropy;
+
+impl Entropy for SystemEntropy {
+    #[expect(clippy::expect_used, reason = "without randomness nothing we do is safe: stopping is the only answer")]
+    fn fill(&self, out: &mut [u8]) {
+        rand::fill(out).expect("the operating system gives random bytes");
+    }
+}
+
+/// A new token of this kind: shown once, stored as its digest.
+pub fn generate_token(kind: TokenKind, source: &dyn Entropy) -> (Secret, TokenDigest) {
+    let text = kind.format(entropy::random(source));
+    let digest = token_digest(&text);
+    (Secret::new(text), digest)
+}
+
+/// The SHA-256 under which a generated token is stored. A plain digest is enough: it has 256 random bits.
+pub fn token_digest(text: &str) -> TokenDigest {
+    TokenDigest(sha256(text.as_bytes()))
+}
+
+/// SHA-256.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+    out
+}
+
+/// Whether two byte strings are equal, in a time that does not depend on where they differ.
+pub fn equal_in_constant_time(a: &[u8], b: &[u8]) -> bool {
+    constant_time::verify_slices_are_equal(a, b).is_ok()
+}

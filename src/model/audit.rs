@@ -1,0 +1,224 @@
+//! The book: one event for everything that was asked, handed over, refused or changed.
+//!
+//! An event says who (`actor`, through which client, proven by what), did what (`action`) to what (`object`, which
+//! version), from where, and how it ended. It never holds a secret; a name that nobody has is recorded as a keyed digest,
+//! because people type passwords into the wrong field.
+
+use super::{Caller, Id, PrincipalKind, Timestamp};
+
+/// What was done: `noun.verb`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// The desk was made: first start.
+    DeskInitialise,
+    /// The server started.
+    ServerStart,
+    /// The server stopped in good order.
+    ServerStop,
+    /// An access token was asked for.
+    TokenIssue,
+    /// A credential was shown on a request.
+    CredentialVerify,
+    /// Provider keys were asked for.
+    LlmKeysRead,
+    /// A user was made.
+    UserCreate,
+    /// A user's password was set.
+    UserSetPassword,
+    /// A password hash was made anew with today's parameters.
+    UserRehashPassword,
+    /// A user or service account was shut out.
+    PrincipalDisable,
+    /// A user or service account was let in again.
+    PrincipalEnable,
+    /// A user or service account was deleted.
+    PrincipalDelete,
+    /// A service account was made.
+    ServiceAccountCreate,
+    /// A service account's client secret was rotated.
+    ClientSecretRotate,
+    /// An API key was made.
+    ApiKeyIssue,
+    /// An API key was revoked.
+    ApiKeyRevoke,
+    /// A project was made.
+    ProjectCreate,
+    /// A project was deleted.
+    ProjectDelete,
+    /// A grant was made or changed.
+    GrantSet,
+    /// A grant was removed.
+    GrantRemove,
+    /// A provider key got a new version.
+    ProviderKeySet,
+    /// A provider key was deleted.
+    ProviderKeyDelete,
+    /// A signing key was made.
+    SigningKeyCreate,
+}
+
+impl Action {
+    /// The name in the book.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::DeskInitialise => "desk.initialise",
+            Self::ServerStart => "server.start",
+            Self::ServerStop => "server.stop",
+            Self::TokenIssue => "token.issue",
+            Self::CredentialVerify => "credential.verify",
+            Self::LlmKeysRead => "llm_keys.read",
+            Self::UserCreate => "user.create",
+            Self::UserSetPassword => "user.set_password",
+            Self::UserRehashPassword => "user.rehash_password",
+            Self::PrincipalDisable => "principal.disable",
+            Self::PrincipalEnable => "principal.enable",
+            Self::PrincipalDelete => "principal.delete",
+            Self::ServiceAccountCreate => "service_account.create",
+            Self::ClientSecretRotate => "client_secret.rotate",
+            Self::ApiKeyIssue => "api_key.issue",
+            Self::ApiKeyRevoke => "api_key.revoke",
+            Self::ProjectCreate => "project.create",
+            Self::ProjectDelete => "project.delete",
+            Self::GrantSet => "grant.set",
+            Self::GrantRemove => "grant.remove",
+            Self::ProviderKeySet => "provider_key.set",
+            Self::ProviderKeyDelete => "provider_key.delete",
+            Self::SigningKeyCreate => "signing_key.create",
+        }
+    }
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was done.
+    Allowed,
+    /// The asker may not, or did not prove who they are.
+    Denied,
+    /// It could not be done, for example because the thing does not exist.
+    Failed,
+}
+
+impl Outcome {
+    /// The name in the book.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Denied => "denied",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// An event on its way into the book.
+#[derive(Clone, Debug)]
+pub struct AuditEvent {
+    /// What was done.
+    pub action: Action,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why it was refused or failed, for the reader of the book; the asker may have been told less.
+    pub reason: Option<String>,
+    /// To what: `user:alice`, `project:default`, `provider_key:default/openai`.
+    pub object: Option<String>,
+    /// Which version or versions: `3`, or `anthropic=1 openai=3`.
+    pub version: Option<String>,
+    /// Who asked: identifier and kind, where the asker is a principal.
+    pub principal: Option<(Id, PrincipalKind)>,
+    /// Who asked: the name.
+    pub actor: String,
+    /// The OAuth client through which it was asked.
+    pub client_id: Option<String>,
+    /// What was shown to prove it.
+    pub credential: Option<&'static str>,
+    /// The peer's address, or `local`.
+    pub source: String,
+    /// The request's identifier.
+    pub request_id: String,
+}
+
+impl AuditEvent {
+    /// `caller` did `action`.
+    pub fn by(caller: &Caller, action: Action) -> Self {
+        Self {
+            action,
+            outcome: Outcome::Allowed,
+            reason: None,
+            object: None,
+            version: None,
+            principal: caller.principal,
+            actor: caller.name.clone(),
+            client_id: caller.client_id.clone(),
+            credential: Some(caller.credential.as_str()),
+            source: caller.origin.source.clone(),
+            request_id: caller.origin.request_id.clone(),
+        }
+    }
+
+    /// The same event, done to `object`.
+    #[must_use]
+    pub fn on(mut self, object: impl Into<String>) -> Self {
+        self.object = Some(object.into());
+        self
+    }
+
+    /// The same event, about `version` of the object.
+    #[must_use]
+    pub fn version(mut self, version: impl ToString) -> Self {
+        self.version = Some(version.to_string());
+        self
+    }
+
+    /// The same event, refused because of `reason`.
+    #[must_use]
+    pub fn denied(mut self, reason: impl Into<String>) -> Self {
+        self.outcome = Outcome::Denied;
+        self.reason = Some(reason.into());
+        self
+    }
+
+    /// The same event, which could not be done because of `reason`.
+    #[must_use]
+    pub fn failed(mut self, reason: impl Into<String>) -> Self {
+        self.outcome = Outcome::Failed;
+        self.reason = Some(reason.into());
+        self
+    }
+}
+
+/// An event as it stands in the book.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct RecordedEvent {
+    /// When it was written.
+    pub at: Timestamp,
+    /// Its identifier.
+    pub id: Id,
+    /// The process that wrote it; each process writes one stream.
+    pub stream: Id,
+    /// Its place in the stream, from 1, without gaps.
+    pub seq: i64,
+    /// `noun.verb`.
+    pub action: String,
+    /// `allowed`, `denied` or `failed`.
+    pub outcome: String,
+    /// Who.
+    pub actor: String,
+    /// The principal's identifier, where the actor is one.
+    pub principal_id: Option<Id>,
+    /// `user` or `service_account`, where the actor is one.
+    pub principal_kind: Option<String>,
+    /// Through which OAuth client.
+    pub client_id: Option<String>,
+    /// Proven by what.
+    pub credential: Option<String>,
+    /// To what.
+    pub object: Option<String>,
+    /// Which version.
+    pub version: Option<String>,
+    /// From where.
+    pub source: String,
+    /// The request's identifier.
+    pub request_id: String,
+    /// Why it was refused or failed.
+    pub reason: Option<String>,
+}

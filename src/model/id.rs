@@ -1,0 +1,43 @@
+//! Identifiers of stored things: UUIDv7, so that they sort by age. Never a secret.
+
+use std::{fmt, str::FromStr};
+
+use uuid::{Builder, Uuid};
+
+use super::{Timestamp, entropy};
+
+/// The identifier of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(transparent)]
+pub struct Id(Uuid);
+
+impl Id {
+    /// A new identifier for something made `now`.
+    pub fn generate(now: Timestamp, source: &dyn entropy::Entropy) -> Self {
+        Self(Builder::from_unix_timestamp_millis(now.millis(), &entropy::random(source)).into_uuid())
+    }
+
+    /// From the 16 bytes the database holds.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+
+    /// The 16 bytes the database holds.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for Id {
+    type Err = uuid::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}

@@ -1,0 +1,30 @@
+//! Nouns and rules: what a principal, a grant, a token or an audit event *is*.
+//!
+//! Pure by design: no I/O, no async, no framework. Everything else may import the model and the model imports nothing of
+//! the crate, so a rule stated here holds for HTTP, the command line and the store alike.
+
+pub mod audit;
+pub mod caller;
+pub mod clock;
+pub mod entropy;
+pub mod grant;
+pub mod id;
+pub mod name;
+pub mod password;
+pub mod principal;
+pub mod provider;
+pub mod scope;
+pub mod token;
+
+pub use audit::{Action, AuditEvent, Outcome};
+pub use caller::{Caller, CredentialKind, Origin};
+pub use clock::{Clock, SystemClock, Timestamp};
+pub use entropy::Entropy;
+pub use grant::{Grant, Project};
+pub use id::Id;
+pub use name::{NameError, PrincipalName, ProjectName};
+pub use password::PasswordPolicy;
+pub use principal::{Principal, PrincipalKind, Role};
+pub use provider::Provider;
+pub use scope::{Scope, ScopeSet};
+pub use token::{TokenDigest, TokenKind};

@@ -1,0 +1,77 @@
+//! What may be a password: length, and not one that everybody guesses. No composition rules, no expiry (NIST SP 800-63B §5.1.1.2).
+
+use super::PrincipalName;
+
+/// The longest password in bytes; a longer one is refused before any work is done for it.
+pub const MAX_PASSWORD_BYTES: usize = 1024;
+
+/// The rules for a new password.
+#[derive(Clone, Copy, Debug)]
+pub struct PasswordPolicy {
+    /// The fewest bytes a password may have.
+    pub min_length: usize,
+}
+
+/// Why a text may not be a password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PasswordError {
+    /// Too few bytes.
+    #[error("the password has fewer than {0} bytes; a few random words make a good one")]
+    TooShort(usize),
+    /// Too many bytes.
+    #[error("the password has more than 1024 bytes")]
+    TooLong,
+    /// A word that guessers try first, alone or repeated.
+    #[error("the password is a common word, a keyboard row or a repetition, which is what guessers try first")]
+    Common,
+}
+
+/// What guessers try first; a password that is only repetitions of these, digits and punctuation, is refused.
+const COMMON: &[&str] = &[
+    "password", "passwort", "passw0rd", "keydesk", "admin", "administrator", "root", "changeme", "letmein",
+    "welcome", "iloveyou", "monkey", "dragon", "qwerty", "azerty", "qwertz", "qwertyuiop", "asdfghjkl", "zxcvbnm",
+    "abc", "abcdefghijklmnopqrstuvwxyz", "openai", "anthropic",
+];
+
+impl PasswordPolicy {
+    /// Whether `password` may be the password of `name`.
+    pub fn check(&self, name: &PrincipalName, password: &str) -> Result<(), PasswordError> {
+        if password.len() < self.min_length {
+            return Err(PasswordError::TooShort(self.min_length));
+        }
+        if password.len() > MAX_PASSWORD_BYTES {
+            return Err(PasswordError::TooLong);
+        }
+        let mut rest: String = password.to_lowercase().chars().filter(|c| c.is_alphabetic()).collect();
+        let mut words = COMMON.to_vec();
+        words.push(name.as_str());
+        words.sort_by_key(|word| std::cmp::Reverse(word.len()));
+        for word in words {
+            rest = rest.replace(word, "");
+        }
+        let first = rest.chars().next();
+        if rest.chars().all(|c| Some(c) == first) && password.chars().filter(|c| c.is_ascii_digit()).count() < 24 {
+            return Err(PasswordError::Common);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn length_and_commonness_are_the_only_rules() {
+        let policy = PasswordPolicy { min_length: 15 };
+        let alice = "alice".parse().unwrap();
+        let check = |password: &str| policy.check(&alice, password);
+        assert_eq!(check("correct horse battery staple"), Ok(()));
+        assert_eq!(check("ünïcödé is welcome here"), Ok(()));
+        assert_eq!(check("14 bytes, no.."), Err(PasswordError::TooShort(15)));
+        assert_eq!(check(&"long and fine ".repeat(80)), Err(PasswordError::TooLong));
+        for common in ["passwordpassword", "Admin-Admin-Admin-1", "123456789012345", "aaaaaaaaaaaaaaaaaaa", "alicealicealice1", "qwertyuiopasdfghjkl"] {
+            assert_eq!(check(common), Err(PasswordError::Common), "{common}");
+        }
+    }
+}

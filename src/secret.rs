@@ -1,0 +1,46 @@
+//! Text that must not be seen: passwords, provider keys, tokens.
+//!
+//! [`Secret`] wipes its memory when dropped, prints as `[redacted]`, and is opened in one way only, [`Secret::expose`].
+//! `clippy.toml` forbids that call, so every place that opens a secret carries an `#[expect(…, reason = "…")]`: to review
+//! where secrets go, search for `disallowed_methods`.
+
+use std::fmt;
+
+use zeroize::Zeroizing;
+
+/// Secret text. Not `Clone`, `Display` or `Serialize`, on purpose: a second copy is made knowingly or not at all.
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    /// Takes ownership of the text, which is wiped when the secret is dropped.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(Zeroizing::new(text.into()))
+    }
+
+    /// The text itself. Say why at the call, in an `#[expect(clippy::disallowed_methods, reason = "…")]`.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Length in bytes: what limits and policies need to know without reading the text.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether the text is empty.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self::new(text)
+    }
+}

@@ -1,0 +1,81 @@
+//! `audit_events`: the book.
+
+use super::{
+    Connection, StoreError, Tx,
+    db::{Row, sql},
+};
+use crate::model::{AuditEvent, Id, Timestamp, audit::RecordedEvent};
+
+/// Which events to show; each part narrows.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Only this actor's.
+    pub actor: Option<String>,
+    /// Only this action.
+    pub action: Option<String>,
+    /// Only this outcome.
+    pub outcome: Option<String>,
+    /// Only from this moment on.
+    pub since: Option<Timestamp>,
+}
+
+/// Writes `event` as the next of `stream`.
+pub async fn append(tx: &mut Tx, id: Id, stream: Id, now: Timestamp, event: AuditEvent) -> Result<(), StoreError> {
+    let (principal_id, principal_kind) = event.principal.unzip();
+    let statement = sql("insert into audit_events (id, stream, seq, at, action, outcome, actor, principal_id, principal_kind, \
+                         client_id, credential, object, version, source, request_id, reason) \
+                         select $1, $2, coalesce(max(seq), 0) + 1, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15 \
+                         from audit_events where stream = $2")
+    .bind(id)
+    .bind(stream)
+    .bind(now)
+    .bind(event.action.as_str())
+    .bind(event.outcome.as_str())
+    .bind(event.actor)
+    .bind(principal_id)
+    .bind(principal_kind.map(|kind| kind.as_str()))
+    .bind(event.client_id)
+    .bind(event.credential)
+    .bind(event.object)
+    .bind(event.version)
+    .bind(event.source)
+    .bind(event.request_id)
+    .bind(event.reason);
+    tx.execute(statement).await.map(drop)
+}
+
+/// The newest events that pass the filter, newest first.
+pub async fn newest(db: &mut Connection, filter: Filter, limit: i64) -> Result<Vec<RecordedEvent>, StoreError> {
+    let statement = sql("select id, stream, seq, at, action, outcome, actor, principal_id, principal_kind, client_id, \
+                         credential, object, version, source, request_id, reason from audit_events \
+                         where ($1 is null or actor = $1) and ($2 is null or action = $2) \
+                         and ($3 is null or outcome = $3) and ($4 is null or at >= $4) \
+                         order by at desc, stream desc, seq desc limit $5")
+    .bind(filter.actor)
+    .bind(filter.action)
+    .bind(filter.outcome)
+    .bind(filter.since)
+    .bind(limit);
+    db.all(statement, read).await
+}
+
+fn read(row: &Row<'_>) -> Result<RecordedEvent, StoreError> {
+    Ok(RecordedEvent {
+        at: row.time("at")?,
+        id: row.id("id")?,
+        stream: row.id("stream")?,
+        seq: row.int("seq")?,
+        action: row.text("action")?,
+        outcome: row.text("outcome")?,
+        actor: row.text("actor")?,
+        principal_id: row.maybe_id("principal_id")?,
+        principal_kind: row.maybe_text("principal_kind")?,
+        client_id: row.maybe_text("client_id")?,
+        credential: row.maybe_text("credential")?,
+        object: row.maybe_text("object")?,
+        version: row.maybe_text("version")?,
+        source: row.text("source")?,
+        request_id: row.text("request_id")?,
+        reason: row.maybe_text("reason")?,
+    })
+}

@@ -1,0 +1,16 @@
+//! The database: SQL and nothing else.
+//!
+//! One file per group of tables, with free functions that take a [`Connection`] first. They see sealed bytes and digests
+//! and can name no secret type. What depends on the engine is in [`db`]; elsewhere there is only portable SQL.
+
+pub mod api_keys;
+pub mod audit_events;
+pub mod client_secrets;
+mod db;
+pub mod grants;
+pub mod keys;
+pub mod principals;
+pub mod projects;
+pub mod provider_keys;
+
+pub use db::{Connection, Store, StoreError, Tx};

@@ -1,0 +1,126 @@
+//! `provider_keys` and `provider_key_versions`: the upstream keys, sealed.
+
+use super::{
+    Connection, StoreError, Tx,
+    db::{Row, must_hit, sql},
+};
+use crate::model::{Id, ProjectName, Provider, Timestamp};
+
+/// The current version of a provider key.
+#[derive(Debug)]
+pub struct CurrentKey {
+    /// The provider.
+    pub provider: Provider,
+    /// The number of the current version.
+    pub version: i64,
+    /// The row that holds it; part of the seal's associated data.
+    pub version_id: Id,
+    /// The key, sealed.
+    pub sealed: Vec<u8>,
+    /// From when it is void.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A provider key as it may be shown: everything but the key.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct ProviderKeyRow {
+    /// Its identifier.
+    #[serde(skip)]
+    pub id: Id,
+    /// Its project.
+    pub project: ProjectName,
+    /// Its provider.
+    pub provider: Provider,
+    /// The number of the current version.
+    pub version: i64,
+    /// What it was when last imported, as a keyed digest.
+    #[serde(skip)]
+    pub imported_mac: Option<Vec<u8>>,
+    /// When it was first set.
+    pub created_at: Timestamp,
+    /// When the current version was set.
+    pub updated_at: Timestamp,
+}
+
+/// The current keys of a project that have not expired, by provider.
+pub async fn current(db: &mut Connection, project: Id, now: Timestamp) -> Result<Vec<CurrentKey>, StoreError> {
+    let statement = sql("select k.provider, k.version, v.id, v.sealed, v.expires_at from provider_keys k \
+                         join provider_key_versions v on v.provider_key_id = k.id and v.version = k.version \
+                         where k.project_id = $1 and (v.expires_at is null or v.expires_at > $2) order by k.provider");
+    let read = |row: &Row<'_>| {
+        Ok(CurrentKey {
+            provider: row.parsed("provider")?,
+            version: row.int("version")?,
+            version_id: row.id("id")?,
+            sealed: row.bytes("sealed")?,
+            expires_at: row.maybe_time("expires_at")?,
+        })
+    };
+    db.all(statement.bind(project).bind(now), read).await
+}
+
+fn read_row(row: &Row<'_>) -> Result<ProviderKeyRow, StoreError> {
+    Ok(ProviderKeyRow {
+        id: row.id("id")?,
+        project: row.parsed("project")?,
+        provider: row.parsed("provider")?,
+        version: row.int("version")?,
+        imported_mac: row.maybe_bytes("imported_mac")?,
+        created_at: row.time("created_at")?,
+        updated_at: row.time("updated_at")?,
+    })
+}
+
+/// All provider keys, or those of one project, by project and provider.
+pub async fn list(db: &mut Connection, project: Option<Id>) -> Result<Vec<ProviderKeyRow>, StoreError> {
+    let statement = sql("select k.id, p.name as project, k.provider, k.version, k.imported_mac, k.created_at, k.updated_at \
+                         from provider_keys k join projects p on p.id = k.project_id \
+                         where $1 is null or k.project_id = $1 order by p.name, k.provider");
+    db.all(statement.bind(project), read_row).await
+}
+
+/// A project's key of a provider.
+pub async fn find(db: &mut Connection, project: Id, provider: &Provider) -> Result<Option<ProviderKeyRow>, StoreError> {
+    let statement = sql("select k.id, p.name as project, k.provider, k.version, k.imported_mac, k.created_at, k.updated_at \
+                         from provider_keys k join projects p on p.id = k.project_id \
+                         where k.project_id = $1 and k.provider = $2");
+    db.optional(statement.bind(project).bind(provider.as_str()), read_row).await
+}
+
+/// Adds a provider key at version 1, whose version row must follow.
+pub async fn insert(tx: &mut Tx, id: Id, project: Id, provider: &Provider, now: Timestamp) -> Result<(), StoreError> {
+    let statement = sql("insert into provider_keys (id, project_id, provider, version, created_at, updated_at) \
+                         values ($1, $2, $3, 1, $4, $4)");
+    tx.execute(statement.bind(id).bind(project).bind(provider.as_str()).bind(now)).await.map(drop)
+}
+
+/// Makes `version` the current one.
+pub async fn set_version(tx: &mut Tx, id: Id, version: i64, now: Timestamp) -> Result<(), StoreError> {
+    let statement = sql("update provider_keys set version = $1, updated_at = $2 where id = $3");
+    must_hit(tx.execute(statement.bind(version).bind(now).bind(id)).await?, "provider_keys")
+}
+
+/// Remembers, as a keyed digest, the value last imported.
+pub async fn set_imported_mac(tx: &mut Tx, id: Id, mac: [u8; 32]) -> Result<(), StoreError> {
+    let statement = sql("update provider_keys set imported_mac = $1 where id = $2");
+    must_hit(tx.execute(statement.bind(mac).bind(id)).await?, "provider_keys")
+}
+
+/// Adds the sealed value of a version.
+pub async fn insert_version(
+    tx: &mut Tx,
+    id: Id,
+    provider_key: Id,
+    version: i64,
+    sealed: Vec<u8>,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let statement = sql("insert into provider_key_versions (id, provider_key_id, version, sealed, created_at) \
+                         values ($1, $2, $3, $4, $5)");
+    tx.execute(statement.bind(id).bind(provider_key).bind(version).bind(sealed).bind(now)).await.map(drop)
+}
+
+/// Deletes a provider key with all its versions.
+pub async fn delete(tx: &mut Tx, id: Id) -> Result<(), StoreError> {
+    must_hit(tx.execute(sql("delete from provider_keys where id = $1").bind(id)).await?, "provider_keys")
+}

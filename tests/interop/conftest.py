@@ -1,0 +1,179 @@
+"""The built binary, started the way a user starts it, and nothing of ours between it and the tests.
+
+The tests speak HTTP and the command line only. `KEYDESK_BIN` names the binary.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import secrets
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+import requests
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+WORK = ROOT / "target" / "interop"
+BINARY = os.environ.get("KEYDESK_BIN") or str(ROOT / "target" / "debug" / "keydesk")
+
+PASSWORD = "correct horse battery staple"
+
+
+def provider_keys():
+    """Keys that would be noticed anywhere: one per conventional variable, new for every desk."""
+    return {
+        "OPENAI_API_KEY": f"sk-proj-CANARY{secrets.token_hex(20)}",
+        "ANTHROPIC_API_KEY": f"sk-ant-api03-CANARY{secrets.token_hex(20)}",
+        "GEMINI_API_KEY": f"AIzaCANARY{secrets.token_hex(15)}",
+        "DEEPSEEK_API_KEY": f"sk-CANARY{secrets.token_hex(16)}",
+    }
+
+
+class Desk:
+    """One keydesk in its own empty directory."""
+
+    def __init__(self, home, **settings):
+        self.home = pathlib.Path(home)
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.data = self.home / "keydesk-data"
+        self.logs = self.home / "logs"
+        self.logs.mkdir(exist_ok=True)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.keys = provider_keys()
+        self.service_api_key = f"svc-CANARY{secrets.token_hex(20)}"
+        # Nothing is inherited: a real OPENAI_API_KEY of whoever runs the tests must not be read, let alone imported.
+        self.plain_env = {"PATH": os.environ["PATH"], "HOME": str(self.home), "LANG": "C.UTF-8", "RUST_LOG": "trace"}
+        # A desk for tests is asked more often in a minute than a team asks in an hour.
+        limits = {"KEYDESK_LIMITS__KEYS": "off", "KEYDESK_LIMITS__TOKEN": "off"}
+        self.env = {
+            **self.plain_env,
+            **limits,
+            **self.keys,
+            "SERVICE_API_KEY": self.service_api_key,
+            "KEYDESK_ADMIN_PASSWORD": PASSWORD,
+            **settings,
+        }
+        self.process = None
+        self.starts = 0
+
+    # The server.
+
+    def start(self, wait=30):
+        """Starts the server and waits until it says that it is healthy."""
+        self.starts += 1
+        self.log = self.logs / f"serve-{self.starts}.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [BINARY, "serve", "--listen", f"127.0.0.1:{self.port}"],
+                cwd=self.home, env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                umask=0,  # the strictest test of file modes: nothing is private unless keydesk makes it so
+            )
+        deadline = time.monotonic() + wait
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise AssertionError(f"keydesk stopped with {self.process.returncode}:\n{self.tail()}")
+            with contextlib.suppress(requests.ConnectionError):
+                if requests.get(f"{self.url}/health", timeout=5).status_code == 200:
+                    return self
+            time.sleep(0.05)
+        self.kill()
+        raise AssertionError(f"keydesk was not healthy after {wait} s:\n{self.tail()}")
+
+    def tail(self, size=3000):
+        return self.log.read_text(errors="replace")[-size:]
+
+    def kill(self):
+        """`kill -9`: no chance to say goodbye."""
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+        if self.process:
+            self.process.wait()
+
+    def stop(self):
+        """What a service manager does; returns the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        return self.process.returncode
+
+    # The command line.
+
+    def run(self, *arguments, stdin=""):
+        """Runs `keydesk ARGUMENTS` beside the server; its diagnostics go to the logs, where secrets are searched for."""
+        done = subprocess.run(
+            [BINARY, *arguments], cwd=self.home, env=self.plain_env, input=stdin, text=True,
+            capture_output=True, timeout=60, umask=0,
+        )
+        with (self.logs / "cli.log").open("a") as log:
+            log.write(done.stderr)
+        return done
+
+    def cli(self, *arguments, stdin=""):
+        """Like `run`, for a command that must succeed; returns what it printed."""
+        done = self.run(*arguments, stdin=stdin)
+        assert done.returncode == 0, f"keydesk {' '.join(arguments)}: {done.returncode}\n{done.stdout}\n{done.stderr[-2000:]}"
+        return done.stdout
+
+    def cli_json(self, *arguments, stdin=""):
+        return json.loads(self.cli(*arguments, "--json", stdin=stdin))
+
+    # HTTP.
+
+    def get(self, path, **options):
+        return requests.get(f"{self.url}{path}", timeout=30, **options)
+
+    def token_response(self, **options):
+        return requests.post(f"{self.url}/token", timeout=30, **options)
+
+    def login(self, username="admin", password=PASSWORD, **more):
+        """An access token by the password grant."""
+        form = {"grant_type": "password", "username": username, "password": password, **more}
+        answer = self.token_response(data=form)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["access_token"]
+
+    def expected_keys(self):
+        """What `/llm-keys` must answer for the keys given in the environment."""
+        return {variable.removesuffix("_API_KEY").lower(): key for variable, key in self.keys.items()}
+
+
+@pytest.fixture(scope="session")
+def new_desk(tmp_path_factory):
+    """Makes desks, and ends them all when the tests end."""
+    desks = []
+
+    def make(**settings):
+        desks.append(Desk(tmp_path_factory.mktemp("desk"), **settings))
+        return desks[-1]
+
+    yield make
+    for desk in desks:
+        desk.kill()
+
+
+@pytest.fixture(scope="module")
+def desk(new_desk):
+    """One running desk for a file of tests."""
+    running = new_desk().start()
+    yield running
+    running.stop()
+
+
+def eventually(check, within=1.5):
+    """Waits for what the desk promises within a second; returns the last answer."""
+    deadline = time.monotonic() + within
+    while True:
+        answer = check()
+        if answer or time.monotonic() > deadline:
+            return answer
+        time.sleep(0.05)

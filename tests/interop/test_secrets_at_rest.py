@@ -1,0 +1,150 @@
+"""After a day's traffic in a minute, at the most verbose log level: no secret in the database, its WAL or any log."""
+
+import base64
+import json
+import secrets
+import stat
+import urllib.parse
+
+import pytest
+
+from conftest import PASSWORD
+
+
+def forms(secret):
+    """The ways in which a secret could lie around: as it is, in hex, escaped for a URL, in base64 at any offset (so also
+    inside something that was encoded as a whole, such as `user:password`)."""
+    raw = secret.encode()
+    found = {raw, raw.hex().encode(), raw.hex().upper().encode(), secret.encode("utf-16-le")}
+    found |= {urllib.parse.quote(secret, safe="").encode(), urllib.parse.quote_plus(secret).encode()}
+    found.add(json.dumps(secret)[1:-1].encode())
+    found.add(", ".join(str(byte) for byte in raw).encode())  # a byte vector's debug output
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        for offset in range(3):
+            # The first and the last characters depend on the neighbours as well.
+            text = encode(b"\0" * offset + raw).rstrip(b"=")
+            found.add(text[4 if offset else 0:-4])
+    return found
+
+
+def hits(places, known):
+    """Which secret is where."""
+    return [
+        f"{name} in {path.name}"
+        for path in places
+        for content in [path.read_bytes()]
+        for name, secret in known.items()
+        if any(form in content for form in forms(secret))
+    ]
+
+
+def files(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.fixture(scope="module")
+def traffic(new_desk):
+    """A desk after everything was done with it, and every secret that took part."""
+    desk = new_desk().start()
+    known = {**desk.keys, "SERVICE_API_KEY": desk.service_api_key, "admin's password": PASSWORD}
+
+    def ask(**headers):
+        for path in ("/llm-keys", "/llm-keys/openai", "/llm-keys?project=default"):
+            assert desk.get(path, headers=headers).status_code == 200
+
+    known["admin's access token"] = desk.login()
+    known["full access token"] = desk.login(scope="llm-keys:read llm-keys:write audit:read admin")
+    ask(Authorization=f"Bearer {known['admin' + chr(39) + 's access token']}")
+    ask(**{"X-API-Key": desk.service_api_key})
+
+    known["alice's password"] = f"alice's words {secrets.token_hex(10)}"
+    desk.cli("user", "add", "alice", "--project", "default", "--password-stdin", stdin=known["alice's password"] + "\n")
+    known["alice's access token"] = desk.login("alice", known["alice's password"])
+    known["alice's new password"] = f"alice's words {secrets.token_hex(10)}"
+    desk.cli("user", "passwd", "alice", "--password-stdin", stdin=known["alice's new password"] + "\n")
+    known["alice's API key"] = desk.cli_json("api-key", "add", "alice")["api_key"]
+    ask(**{"X-API-Key": known["alice's API key"]})
+
+    desk.cli("service-account", "add", "ci", "--project", "default", "--file", "sa.json")
+    account = json.loads((desk.home / "sa.json").read_text())
+    known |= {"client secret": account["client_secret"], "service account's API key": account["token"]}
+    ask(Authorization=f"Bearer {account['token']}", **{"X-Service-Account": account["client_id"]})
+    form = {"grant_type": "client_credentials"}
+    pair = (account["client_id"], account["client_secret"])
+    known["machine's access token"] = desk.token_response(data=form, auth=pair).json()["access_token"]
+    ask(Authorization=f"Bearer {known['machine' + chr(39) + 's access token']}")
+    desk.token_response(data={**form, "client_id": pair[0], "client_secret": pair[1]})
+
+    known["rotated key"] = f"sk-proj-CANARY{secrets.token_hex(20)}"
+    desk.cli("key", "set", "openai", stdin=known["rotated key"] + "\n")
+    known["new provider's key"] = f"own-CANARY{secrets.token_hex(20)}"
+    desk.cli("key", "set", "our-own-llm", stdin=known["new provider's key"] + "\n")
+
+    # Mistakes, in which secrets land where none belongs.
+    known["a wrong password"] = f"wrong-CANARY{secrets.token_hex(10)}"
+    wrong = known["a wrong password"]
+    for user in ("admin", "nobody", wrong, desk.keys["OPENAI_API_KEY"]):
+        desk.token_response(data={"grant_type": "password", "username": user, "password": wrong})
+    desk.token_response(json={"grant_type": "password", "username": "admin", "password": PASSWORD})
+    desk.token_response(params={"grant_type": "password", "username": "admin", "password": PASSWORD})
+    desk.token_response(data=form, auth=(wrong, wrong))
+    desk.get("/llm-keys", auth=("admin", PASSWORD))
+    desk.get("/llm-keys", params={"access_token": known["full access token"], "api_key": account["token"]})
+    desk.get("/llm-keys", headers={"Authorization": f"Bearer {known['full access token'][:-2]}xx"})
+    desk.get("/llm-keys", headers={"X-API-Key": account["token"], "Authorization": f"Bearer {known['full access token']}"})
+    desk.get("/llm-keys", headers={"Authorization": f"Bearer {account['token']}", "X-Service-Account": account["client_secret"]})
+    desk.run("key", "set", "openai", stdin="sk-short\n")
+    desk.run("user", "add", "bob", "--password-stdin", stdin="short\n")
+    desk.cli("audit", "list", "--json")
+    yield desk, known
+    desk.kill()
+
+
+def test_the_search_finds_what_is_there(traffic, tmp_path):
+    """The search itself can fail: it finds a secret in each of its forms, and a name that is no secret."""
+    desk, _ = traffic
+    secret = f"CANARY{secrets.token_hex(10)}:/+ ü"
+    for wrap in (
+        lambda s: s.encode(), lambda s: s.encode().hex().encode(), lambda s: urllib.parse.quote(s).encode(),
+        lambda s: base64.b64encode(b"admin:" + s.encode()), lambda s: base64.urlsafe_b64encode(b"a" + s.encode() + b"bc"),
+        lambda s: repr(list(s.encode())).encode(),
+    ):
+        (tmp_path / "file").write_bytes(b"before\0" + wrap(secret) + b"\0after")
+        assert hits([tmp_path / "file"], {"it": secret}) == ["it in file"]
+    assert hits(files(desk.data), {"a provider's name": "our-own-llm"})
+    assert hits(files(desk.logs), {"a route": "/llm-keys"}), "the log says nothing: is it at its most verbose?"
+
+
+def test_no_secret_is_in_the_database_or_a_log(traffic):
+    desk, known = traffic
+    names = {path.name for path in files(desk.data)}
+    assert any(name.endswith("-wal") for name in names), f"the WAL is part of the search: {names}"
+    assert hits(files(desk.data) + files(desk.logs), known) == []
+
+
+def test_no_secret_is_left_after_a_crash_and_a_restart(traffic):
+    desk, known = traffic
+    desk.kill()
+    assert hits(files(desk.data) + files(desk.logs), known) == []
+    desk.start()
+    assert desk.get("/llm-keys", headers={"X-API-Key": desk.service_api_key}).json()["openai"] == known["rotated key"]
+    assert desk.stop() == 0
+    assert hits(files(desk.data) + files(desk.logs), known) == []
+
+
+def test_signatures_of_tokens_are_not_logged(traffic):
+    desk, known = traffic
+    signatures = {name: token.rsplit(".", 1)[1] for name, token in known.items() if "access token" in name}
+    assert len(signatures) == 4
+    assert hits(files(desk.data) + files(desk.logs), signatures) == []
+
+
+def test_file_modes(traffic):
+    """Although the umask of these processes forbids nothing."""
+    desk, _ = traffic
+    mode = lambda path: stat.S_IMODE(path.stat().st_mode)
+    assert mode(desk.data) == 0o700
+    assert mode(desk.data / "kek") == 0o600
+    assert mode(desk.home / "sa.json") == 0o600
+    open_to_others = [path.name for path in files(desk.data) if mode(path) & 0o077]
+    assert open_to_others == []
