@@ -59,6 +59,12 @@ impl ScopeSet {
         self.0 & scope.bit() != 0
     }
 
+    /// The scopes that are in both sets.
+    #[must_use]
+    pub fn intersection(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     /// Whether every scope of this set is also in `other`.
     pub fn is_subset_of(self, other: Self) -> bool {
         self.0 & !other.0 == 0

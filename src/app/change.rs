@@ -1,0 +1,73 @@
+//! The one gate for changes: authorise, work, write the event, all or nothing.
+//!
+//! An operation begins a [`Change`], works on its transaction, and hands its result to [`Change::finish`]. A success is
+//! committed together with its event and a new revision; a failure leaves nothing behind but an event that says so.
+
+use std::ops;
+
+use super::{App, Error};
+use crate::{
+    model::{Action, AuditEvent, Caller, Scope},
+    store::{Tx, audit_events},
+};
+
+/// A change under way.
+pub struct Change<'a> {
+    app: &'a App,
+    tx: Tx,
+    /// What will be written about it.
+    pub event: AuditEvent,
+}
+
+impl App {
+    /// Begins a change to `object` that needs `scope`.
+    pub(super) async fn change(
+        &self,
+        caller: &Caller,
+        scope: Scope,
+        action: Action,
+        object: String,
+    ) -> Result<Change<'_>, Error> {
+        let event = AuditEvent::by(caller, action).on(object);
+        self.authorise(caller, scope, &event).await?;
+        Ok(Change { app: self, tx: self.store.begin().await?, event })
+    }
+}
+
+impl Change<'_> {
+    /// Writes one more event in the same transaction, about another side of the same change.
+    pub(super) async fn also(&mut self, event: AuditEvent) -> Result<(), Error> {
+        let (id, stream, now) = (self.app.new_id(), self.app.book.stream(), self.app.now());
+        Ok(audit_events::append(&mut self.tx, id, stream, now, event).await?)
+    }
+
+    /// Ends the change: `result` tells how the work went.
+    pub(super) async fn finish<T>(mut self, result: Result<T, Error>) -> Result<T, Error> {
+        match result {
+            Ok(value) => {
+                self.tx.bump_revision().await?;
+                self.also(self.event.clone()).await?;
+                self.tx.commit().await?;
+                Ok(value)
+            }
+            Err(error) => {
+                drop(self.tx);
+                self.app.book.record(self.event.failed(error.code())).await?;
+                Err(error)
+            }
+        }
+    }
+}
+
+impl ops::Deref for Change<'_> {
+    type Target = Tx;
+    fn deref(&self) -> &Tx {
+        &self.tx
+    }
+}
+
+impl ops::DerefMut for Change<'_> {
+    fn deref_mut(&mut self) -> &mut Tx {
+        &mut self.tx
+    }
+}

@@ -1,0 +1,316 @@
+//! Opening the desk: the first start makes everything, every other start finds it or refuses and says why.
+//!
+//! The first start works on `<database>.init` and renames it when it is whole, so that a half-made desk is never taken
+//! for one. Nothing is written to an existing database before the key-encryption key has been checked against it.
+
+use std::{
+    fs, io,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use super::{App, Error, Settings, Surroundings, book::Book, principals::object};
+use crate::{
+    crypto::{
+        jwt::{Algorithm, SigningKey},
+        keyring::{Kek, Keyring, Place, Purpose},
+        password::PasswordPool,
+    },
+    model::{Action, AuditEvent, Caller, Principal, PrincipalKind, Project, ProjectName, Role, Scope},
+    secret::Secret,
+    store::{Store, grants, keys, principals, projects},
+};
+
+/// Where a desk lives.
+#[derive(Clone, Debug)]
+pub struct Location {
+    /// The SQLite database.
+    pub database: PathBuf,
+    /// The file of the key-encryption key.
+    pub kek_file: PathBuf,
+}
+
+/// What the first start made.
+#[derive(Debug)]
+pub struct FirstStart {
+    /// The name of the administrator.
+    pub admin: &'static str,
+}
+
+/// Held by a running server: the other one on the same database stops.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "the lock is released when the file is closed")] fs::File);
+
+impl Location {
+    /// Whether there is a desk here.
+    pub fn exists(&self) -> bool {
+        self.database.exists()
+    }
+
+    fn beside(&self, suffix: &str) -> PathBuf {
+        let mut name = self.database.clone().into_os_string();
+        name.push(suffix);
+        name.into()
+    }
+
+    /// Makes this process the only server of the desk, creating its directory if need be.
+    pub fn lock(&self) -> Result<Lock, Error> {
+        let directory = self.database.parent().unwrap_or(Path::new("."));
+        create_private_directory(directory).map_err(|error| refuse("cannot create", directory, &error))?;
+        let path = self.beside(".lock");
+        let open = fs::OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(&path);
+        let file = open.map_err(|error| refuse("cannot open", &path, &error))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Lock(file)),
+            Err(fs::TryLockError::WouldBlock) => Err(Error::Refused(format!(
+                "another keydesk serves {} already; stop it first, or give this one a data directory of its own",
+                self.database.display()
+            ))),
+            Err(fs::TryLockError::Error(error)) => Err(refuse("cannot lock", &path, &error)),
+        }
+    }
+
+    /// Reads the KEK, which must exist and be readable by its owner only.
+    fn kek(&self) -> Result<Kek, Error> {
+        let path = &self.kek_file;
+        let mode = match fs::metadata(path) {
+            Ok(metadata) => metadata.permissions().mode() & 0o777,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(Error::Refused(format!(
+                    "the key-encryption key {} is missing, and without it the database {} cannot be opened; restore \
+                     the file from where you keep it",
+                    path.display(),
+                    self.database.display()
+                )));
+            }
+            Err(error) => return Err(refuse("cannot read the key-encryption key", path, &error)),
+        };
+        if mode & 0o077 != 0 {
+            return Err(Error::Refused(format!(
+                "the key-encryption key {} can be read by others (mode {mode:04o}); run: chmod 600 {}",
+                path.display(),
+                path.display()
+            )));
+        }
+        let text = fs::read_to_string(path).map_err(|error| refuse("cannot read the key-encryption key", path, &error))?;
+        Kek::from_text(&Secret::new(text)).map_err(|error| {
+            Error::Refused(format!("the key-encryption key {} is of no use: {error}", path.display()))
+        })
+    }
+
+    /// The KEK that is here, or a new one. Only for a desk that does not exist yet.
+    #[expect(clippy::disallowed_methods, reason = "the new key is written to its file")]
+    fn kek_or_new(&self, surroundings: &Surroundings) -> Result<Kek, Error> {
+        if self.kek_file.exists() {
+            return self.kek();
+        }
+        let text = Kek::generate(&*surroundings.entropy);
+        let directory = self.kek_file.parent().unwrap_or(Path::new("."));
+        create_private_directory(directory).map_err(|error| refuse("cannot create", directory, &error))?;
+        write_private_file(&self.kek_file, &format!("{}\n", text.expose()))
+            .map_err(|error| refuse("cannot write the key-encryption key", &self.kek_file, &error))?;
+        self.kek()
+    }
+
+    /// Makes a desk: database, data keys, signing key, project `default`, user `admin`.
+    pub async fn initialise(
+        &self,
+        caller: &Caller,
+        settings: Settings,
+        surroundings: Surroundings,
+        admin_password: Secret,
+    ) -> Result<FirstStart, Error> {
+        let kek = self.kek_or_new(&surroundings)?;
+        let draft = self.beside(".init");
+        for leftover in ["", "-wal", "-shm"] {
+            let path = self.beside(&format!(".init{leftover}"));
+            if path.exists() {
+                fs::remove_file(&path).map_err(|error| refuse("cannot remove", &path, &error))?;
+            }
+        }
+        write_private_file(&draft, "").map_err(|error| refuse("cannot create", &draft, &error))?;
+        let store = Store::open(&draft, true).await?;
+        insert_data_keys(&store, &kek, &surroundings).await?;
+        let app = App::assemble(store, &kek, settings, surroundings).await?;
+        app.settle_in(caller, admin_password).await?;
+        app.close().await;
+        fs::rename(&draft, &self.database).map_err(|error| refuse("cannot create", &self.database, &error))?;
+        let directory = self.database.parent().unwrap_or(Path::new("."));
+        sync_directory(directory).map_err(|error| refuse("cannot write to", directory, &error))?;
+        Ok(FirstStart { admin: ADMIN })
+    }
+
+    /// Opens the desk that is here.
+    pub async fn open(&self, settings: Settings, surroundings: Surroundings) -> Result<App, Error> {
+        if !self.exists() {
+            return Err(Error::Refused(format!(
+                "there is no desk at {}; `keydesk serve` makes one, or name the right place with --data-dir",
+                self.database.display()
+            )));
+        }
+        let kek = self.kek()?;
+        self.check_untouched(&kek).await?;
+        let store = Store::open(&self.database, false).await.map_err(|error| self.unusable(error))?;
+        App::assemble(store, &kek, settings, surroundings).await
+    }
+
+    /// Looks whether database and KEK belong together, without changing either.
+    async fn check_untouched(&self, kek: &Kek) -> Result<(), Error> {
+        if fs::metadata(&self.database).is_ok_and(|metadata| metadata.len() == 0) {
+            return Err(Error::Refused(format!(
+                "the database {} is empty: restore it from a backup, or remove it to start a new desk",
+                self.database.display()
+            )));
+        }
+        let mut db = Store::inspect(&self.database).await.map_err(|error| self.unusable(error))?;
+        let rows = keys::data_keys(&mut db).await.map_err(|error| self.unusable(error))?;
+        if rows.iter().any(|row| row.kek_id != kek.id()) {
+            return Err(Error::Refused(format!(
+                "the key-encryption key {} is not the one that the database {} was sealed with; put the right file \
+                 there, or name it in kek.file",
+                self.kek_file.display(),
+                self.database.display()
+            )));
+        }
+        Ok(())
+    }
+
+    fn unusable(&self, error: impl std::fmt::Display) -> Error {
+        Error::Refused(format!("the database {} cannot be used: {error}", self.database.display()))
+    }
+}
+
+/// The user that the first start makes.
+const ADMIN: &str = "admin";
+
+async fn insert_data_keys(store: &Store, kek: &Kek, surroundings: &Surroundings) -> Result<(), Error> {
+    let mut tx = store.begin().await?;
+    for purpose in [Purpose::Seal, Purpose::Mac] {
+        let id = surroundings.new_id();
+        let row = keys::DataKeyRow {
+            id,
+            purpose: purpose.as_str().to_owned(),
+            kek_id: kek.id().to_vec(),
+            wrapped: kek.new_data_key(id, purpose, &*surroundings.entropy),
+        };
+        keys::insert_data_key(&mut tx, row, surroundings.clock.now()).await?;
+    }
+    Ok(tx.commit().await?)
+}
+
+impl App {
+    async fn assemble(
+        store: Store,
+        kek: &Kek,
+        settings: Settings,
+        surroundings: Surroundings,
+    ) -> Result<Self, Error> {
+        let rows = keys::data_keys(&mut store.read().await?).await?;
+        let rows: Vec<_> = rows.into_iter().map(|row| (row.id, row.purpose, row.wrapped)).collect();
+        let keyring = Keyring::unwrap(kek, &rows).map_err(Error::internal)?;
+        let passwords = PasswordPool::start(Arc::clone(&surroundings.entropy)).map_err(Error::internal)?;
+        let book = Book::open(store.clone(), surroundings.clone());
+        let mut app = Self {
+            store,
+            keyring,
+            signing_keys: Vec::new(),
+            passwords,
+            book,
+            surroundings,
+            settings,
+            draining: AtomicBool::new(false),
+        };
+        app.signing_keys = app.load_signing_keys().await?;
+        Ok(app)
+    }
+
+    async fn load_signing_keys(&self) -> Result<Vec<SigningKey>, Error> {
+        let algorithm = self.settings.algorithm;
+        let rows = keys::signing_keys(&mut self.store.read().await?, algorithm.as_str()).await?;
+        rows.into_iter()
+            .map(|row| {
+                let pkcs8 = self.keyring.open(signing_key_place(row.id), &row.sealed).map_err(Error::internal)?;
+                SigningKey::from_pkcs8(algorithm, &pkcs8).map_err(Error::internal)
+            })
+            .collect()
+    }
+
+    /// Makes a signing key of the configured algorithm if there is none yet.
+    pub async fn ensure_signing_key(&mut self, caller: &Caller) -> Result<(), Error> {
+        if self.signing_keys.is_empty() {
+            self.create_signing_key(caller, self.settings.algorithm).await?;
+            self.signing_keys = self.load_signing_keys().await?;
+        }
+        Ok(())
+    }
+
+    async fn create_signing_key(&self, caller: &Caller, algorithm: Algorithm) -> Result<(), Error> {
+        let pkcs8 = SigningKey::generate(algorithm).map_err(Error::internal)?;
+        let kid = SigningKey::from_pkcs8(algorithm, &pkcs8).map_err(Error::internal)?.kid().to_owned();
+        let id = self.new_id();
+        let sealed = self.keyring.seal(signing_key_place(id), &pkcs8, &*self.surroundings.entropy);
+        let object = format!("signing_key:{kid}");
+        let row = keys::SigningKeyRow { id, kid, algorithm: algorithm.as_str().to_owned(), sealed };
+        let now = self.now();
+        let mut change = self.change(caller, Scope::Admin, Action::SigningKeyCreate, object).await?;
+        let result = keys::insert_signing_key(&mut change, row, now).await.map_err(Error::from);
+        change.finish(result).await
+    }
+
+    /// The first rows of a new desk.
+    async fn settle_in(&self, caller: &Caller, admin_password: Secret) -> Result<(), Error> {
+        let name = ADMIN.parse().map_err(Error::internal)?;
+        let hash = self.hash_new_password(&name, admin_password).await?;
+        self.create_signing_key(caller, self.settings.algorithm).await?;
+        let now = self.now();
+        let project = Project { id: self.new_id(), name: ProjectName::default_project(), created_at: now };
+        let admin = Principal {
+            id: self.new_id(),
+            kind: PrincipalKind::User,
+            name,
+            role: Role::Admin,
+            disabled_at: None,
+            created_at: now,
+        };
+        let mut change = self.change(caller, Scope::Admin, Action::DeskInitialise, "desk".to_owned()).await?;
+        let result = async {
+            projects::insert(&mut change, &project).await?;
+            principals::insert(&mut change, &admin, Some(hash)).await?;
+            grants::put(&mut change, admin.id, project.id, None, now).await?;
+            let made = AuditEvent::by(caller, Action::UserCreate).on(object(admin.kind, &admin.name));
+            change.also(made).await
+        };
+        let result = result.await;
+        change.finish(result).await
+    }
+}
+
+fn signing_key_place(id: crate::model::Id) -> Place<'static> {
+    Place { table: "signing_keys", row: id, column: "sealed" }
+}
+
+fn refuse(what: &str, path: &Path, error: &io::Error) -> Error {
+    Error::Refused(format!("{what} {}: {error}", path.display()))
+}
+
+fn create_private_directory(path: &Path) -> io::Result<()> {
+    if path.as_os_str().is_empty() || path.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+}
+
+/// Writes a new file that only its owner can read, durably. An existing file is an error.
+pub fn write_private_file(path: &Path, text: &str) -> io::Result<()> {
+    use io::Write as _;
+    let mut file = fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    sync_directory(path.parent().unwrap_or(Path::new(".")))
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    fs::File::open(if path.as_os_str().is_empty() { Path::new(".") } else { path })?.sync_all()
+}

@@ -1,0 +1,93 @@
+//! Grants: who may fetch which keys of which project.
+
+use std::collections::BTreeSet;
+
+use super::{App, Error, change::Change, principals, projects};
+use crate::{
+    model::{Action, AuditEvent, Caller, Grant, Principal, PrincipalName, ProjectName, Provider, Scope},
+    store::grants,
+};
+
+impl App {
+    /// All grants, or those on one project. Needs `admin`.
+    pub async fn grants(&self, caller: &Caller, project: Option<&ProjectName>) -> Result<Vec<Grant>, Error> {
+        if !caller.may(Scope::Admin) {
+            return Err(Error::InsufficientScope(Scope::Admin));
+        }
+        let mut db = self.store.read().await?;
+        let project = match project {
+            Some(name) => Some(projects::existing(&mut db, name).await?.id),
+            None => None,
+        };
+        Ok(grants::list(&mut db, project).await?)
+    }
+
+    /// Grants a principal the keys of a project: all of them, or only those of `providers`. Needs `admin`.
+    pub async fn set_grant(
+        &self,
+        caller: &Caller,
+        principal: &PrincipalName,
+        project: &ProjectName,
+        providers: Option<&BTreeSet<Provider>>,
+    ) -> Result<(), Error> {
+        let now = self.now();
+        let mut change = self.change(caller, Scope::Admin, Action::GrantSet, object(principal, project)).await?;
+        change.event = change.event.clone().version(covered(providers));
+        let result = async {
+            let principal = principals::existing(&mut change, principal).await?.id;
+            let project = projects::existing(&mut change, project).await?.id;
+            Ok(grants::put(&mut change, principal, project, providers, now).await?)
+        };
+        let result = result.await;
+        change.finish(result).await
+    }
+
+    /// Removes a grant: in force when this returns. Needs `admin`.
+    pub async fn remove_grant(
+        &self,
+        caller: &Caller,
+        principal: &PrincipalName,
+        project: &ProjectName,
+    ) -> Result<(), Error> {
+        let mut change = self.change(caller, Scope::Admin, Action::GrantRemove, object(principal, project)).await?;
+        let result = async {
+            let principal_id = principals::existing(&mut change, principal).await?.id;
+            let project_id = projects::existing(&mut change, project).await?.id;
+            if grants::delete(&mut change, principal_id, project_id).await? {
+                Ok(())
+            } else {
+                Err(Error::NotFound(format!("{principal} has no grant on {project}")))
+            }
+        };
+        let result = result.await;
+        change.finish(result).await
+    }
+}
+
+/// Grants a new principal whole projects, as part of its own making.
+pub(super) async fn grant_projects(
+    change: &mut Change<'_>,
+    caller: &Caller,
+    principal: &Principal,
+    names: &[ProjectName],
+) -> Result<(), Error> {
+    for name in names {
+        let project = projects::existing(change, name).await?;
+        grants::put(change, principal.id, project.id, None, principal.created_at).await?;
+        let event = AuditEvent::by(caller, Action::GrantSet).on(object(&principal.name, name)).version(covered(None));
+        change.also(event).await?;
+    }
+    Ok(())
+}
+
+fn object(principal: &PrincipalName, project: &ProjectName) -> String {
+    format!("grant:{project}/{principal}")
+}
+
+/// What a grant covers, for the book.
+fn covered(providers: Option<&BTreeSet<Provider>>) -> String {
+    providers.map_or_else(
+        || "all providers".to_owned(),
+        |some| some.iter().map(Provider::as_str).collect::<Vec<_>>().join(" "),
+    )
+}

@@ -1,0 +1,161 @@
+//! Moving in: provider keys and the service API key found in the server's environment.
+//!
+//! At every start, a variable that changed since it was last imported becomes a new version in project `default`. What
+//! was imported is remembered as a keyed digest, so that an old value still standing in a unit file does not undo a
+//! rotation made since, and a revoked service key stays revoked.
+
+use super::{App, Error, principals::object, projects, provider_keys};
+use crate::{
+    model::{Action, Caller, Id, Principal, PrincipalKind, PrincipalName, ProjectName, Provider, Role, Scope, provider},
+    secret::Secret,
+    store::{
+        api_keys::{self, NewApiKey},
+        grants, principals, provider_keys as rows,
+    },
+};
+
+/// The name of the service account that owns the imported API key, and of the variable it comes from.
+const SERVICE_ACCOUNT: &str = "default";
+const SERVICE_VARIABLE: &str = "SERVICE_API_KEY";
+
+/// A provider key found in the environment.
+#[derive(Debug)]
+pub struct FoundKey {
+    /// The provider.
+    pub provider: Provider,
+    /// The variable that holds it.
+    pub variable: String,
+    /// The key.
+    pub key: Secret,
+}
+
+/// What was found in the environment.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Provider keys.
+    pub provider_keys: Vec<FoundKey>,
+    /// `SERVICE_API_KEY`.
+    pub service_api_key: Option<Secret>,
+}
+
+/// What the import did, for the terminal.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Imported {
+    /// The variable.
+    pub variable: String,
+    /// What became of it.
+    pub became: String,
+}
+
+impl Found {
+    /// Refuses placeholders and stubs, naming the variable, before anything is touched.
+    #[expect(clippy::disallowed_methods, reason = "a key that is none is refused before it is stored")]
+    pub fn check(&self) -> Result<(), Error> {
+        let service = self.service_api_key.iter().map(|key| (SERVICE_VARIABLE, key));
+        let providers = self.provider_keys.iter().map(|found| (found.variable.as_str(), &found.key));
+        for (variable, key) in providers.chain(service) {
+            provider::check_key_text(key.expose()).map_err(|error| {
+                Error::Refused(format!("{variable} is not imported: {error}. Set it to the real key, or unset it."))
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl App {
+    /// Imports what has changed.
+    pub async fn import(&self, caller: &Caller, found: &Found) -> Result<Vec<Imported>, Error> {
+        found.check()?;
+        let mut done = Vec::new();
+        for key in &found.provider_keys {
+            done.extend(self.import_provider_key(caller, key).await?);
+        }
+        if let Some(key) = &found.service_api_key {
+            done.extend(self.import_service_key(caller, key).await?);
+        }
+        Ok(done)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the key is compared by a keyed digest")]
+    async fn import_provider_key(&self, caller: &Caller, found: &FoundKey) -> Result<Option<Imported>, Error> {
+        let project = ProjectName::default_project();
+        let mac = self.keyring.mac("imported provider key", found.key.expose().as_bytes());
+        let mut db = self.store.read().await?;
+        let Ok(project_id) = projects::existing(&mut db, &project).await.map(|project| project.id) else {
+            tracing::warn!(variable = found.variable, "not imported: the project `default` was deleted");
+            return Ok(None);
+        };
+        let present = rows::find(&mut db, project_id, &found.provider).await?;
+        drop(db);
+        if present.is_some_and(|row| row.imported_mac.as_deref() == Some(&mac)) {
+            return Ok(None);
+        }
+        let object = provider_keys::object(&project, &found.provider);
+        let mut change = self.change(caller, Scope::LlmKeysWrite, Action::ProviderKeySet, object).await?;
+        let result = async {
+            let (id, version) = self.add_version(&mut change, project_id, &found.provider, &found.key).await?;
+            rows::set_imported_mac(&mut change, id, mac).await?;
+            Ok(version)
+        };
+        let result = result.await;
+        if let Ok(version) = &result {
+            change.event = change.event.clone().version(version);
+        }
+        let version = change.finish(result).await?;
+        let became = format!("provider key {project}/{} version {version}", found.provider);
+        Ok(Some(Imported { variable: found.variable.clone(), became }))
+    }
+
+    /// Makes `key` the one imported API key of service account `default`; the one imported before is revoked.
+    #[expect(clippy::disallowed_methods, reason = "the key is stored as a keyed digest")]
+    async fn import_service_key(&self, caller: &Caller, key: &Secret) -> Result<Option<Imported>, Error> {
+        let digest = self.imported_key_digest(key.expose());
+        let mut db = self.store.read().await?;
+        if api_keys::owner(&mut db, digest).await?.is_some() {
+            return Ok(None);
+        }
+        drop(db);
+        let account = self.imported_account(caller).await?;
+        let (id, now) = (self.new_id(), self.now());
+        let mut change = self.change(caller, Scope::Admin, Action::ApiKeyIssue, format!("api_key:{id}")).await?;
+        let result = async {
+            for old in api_keys::imported(&mut change, account).await? {
+                api_keys::revoke(&mut change, old, now).await?;
+                let revoked = crate::model::AuditEvent::by(caller, Action::ApiKeyRevoke).on(format!("api_key:{old}"));
+                change.also(revoked).await?;
+            }
+            let label = SERVICE_VARIABLE.to_owned();
+            let new = NewApiKey { id, principal: account, label, digest, imported: true, expires_at: None };
+            Ok(api_keys::insert(&mut change, new, now).await?)
+        };
+        let result = result.await;
+        change.finish(result).await?;
+        let became = format!("API key of service account {SERVICE_ACCOUNT}");
+        Ok(Some(Imported { variable: SERVICE_VARIABLE.to_owned(), became }))
+    }
+
+    /// The service account `default`, made and granted project `default` if it is not there yet.
+    async fn imported_account(&self, caller: &Caller) -> Result<Id, Error> {
+        let name: PrincipalName = SERVICE_ACCOUNT.parse().map_err(Error::internal)?;
+        let present = principals::by_name(&mut self.store.read().await?, &name).await?;
+        match present {
+            Some(Principal { kind: PrincipalKind::ServiceAccount, id, .. }) => return Ok(id),
+            Some(_) => {
+                let detail = "SERVICE_API_KEY is not imported: a user has the name `default`. Rename or unset it.";
+                return Err(Error::Refused(detail.to_owned()));
+            }
+            None => {}
+        }
+        let account = self.service_account(name, Role::Member);
+        let object = object(PrincipalKind::ServiceAccount, &account.name);
+        let mut change = self.change(caller, Scope::Admin, Action::ServiceAccountCreate, object).await?;
+        let result = async {
+            principals::insert(&mut change, &account, None).await?;
+            let project = projects::existing(&mut change, &ProjectName::default_project()).await?;
+            Ok(grants::put(&mut change, account.id, project.id, None, account.created_at).await?)
+        };
+        let result = result.await;
+        change.finish(result).await?;
+        Ok(account.id)
+    }
+}

@@ -1,0 +1,139 @@
+//! The operations of the desk: what anybody can ask for, over HTTP or at the command line.
+//!
+//! Each operation takes the [`Caller`] first, authorises, works, and writes its audit event in the same transaction as
+//! its change; a key read is in the book before the key leaves. There is no other way to a key or a change, so these
+//! rules hold whoever calls. Whether somebody may do something is decided here and in [`crate::model`], nowhere else.
+
+pub mod api_keys;
+mod authenticate;
+mod book;
+pub mod change;
+pub mod desk;
+mod error;
+pub mod grants;
+pub mod health;
+pub mod import;
+pub mod llm_keys;
+pub mod principals;
+pub mod projects;
+pub mod provider_keys;
+pub mod service_accounts;
+pub mod token;
+pub mod users;
+
+use std::{sync::Arc, time::Duration};
+
+pub use authenticate::Presented;
+pub use error::Error;
+
+use crate::{
+    crypto::{
+        jwt::{Algorithm, SigningKey},
+        keyring::Keyring,
+        password::PasswordPool,
+    },
+    model::{AuditEvent, Caller, Clock, Entropy, Id, PasswordPolicy, Scope, Timestamp, audit::RecordedEvent},
+    store::{Store, audit_events},
+};
+
+/// What an operator decides about the operations.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The issuer identifier (RFC 8414 §2), never taken from a request.
+    pub issuer: String,
+    /// The audience of access tokens.
+    pub audience: String,
+    /// How long an access token lives.
+    pub access_ttl: Duration,
+    /// What new access tokens are signed with, and the only algorithm accepted.
+    pub algorithm: Algorithm,
+    /// Whether users may log in with a password at the token endpoint.
+    pub password_enabled: bool,
+    /// What may be a password.
+    pub password_policy: PasswordPolicy,
+}
+
+/// Where time and randomness come from.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+/// An open desk.
+pub struct App {
+    store: Store,
+    keyring: Keyring,
+    signing_keys: Vec<SigningKey>,
+    passwords: PasswordPool,
+    book: book::Book,
+    surroundings: Surroundings,
+    settings: Settings,
+    draining: std::sync::atomic::AtomicBool,
+}
+
+impl std::fmt::Debug for App {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("App")
+    }
+}
+
+impl App {
+    fn now(&self) -> Timestamp {
+        self.surroundings.clock.now()
+    }
+
+    fn new_id(&self) -> Id {
+        self.surroundings.new_id()
+    }
+
+    /// An identifier under which a request is logged, answered and written in the book.
+    pub fn new_request_id(&self) -> String {
+        format!("req_{}", self.new_id())
+    }
+
+    /// The settings, as far as clients may know them.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Refuses, and writes down the refusal, unless the caller's credential carries `scope`.
+    async fn authorise(&self, caller: &Caller, scope: Scope, event: &AuditEvent) -> Result<(), Error> {
+        if caller.may(scope) {
+            return Ok(());
+        }
+        self.book.record(event.clone().denied("insufficient_scope")).await?;
+        Err(Error::InsufficientScope(scope))
+    }
+
+    /// The newest events of the book. Needs `audit:read`.
+    pub async fn audit_events(
+        &self,
+        caller: &Caller,
+        filter: audit_events::Filter,
+        limit: i64,
+    ) -> Result<Vec<RecordedEvent>, Error> {
+        if !caller.may(Scope::AuditRead) {
+            return Err(Error::InsufficientScope(Scope::AuditRead));
+        }
+        Ok(audit_events::newest(&mut self.store.read().await?, filter, limit).await?)
+    }
+
+    /// The server starts or stops: worth a line, because a gap in the book should have a reason.
+    pub async fn record_lifecycle(&self, caller: &Caller, action: crate::model::Action) -> Result<(), Error> {
+        self.book.record(AuditEvent::by(caller, action)).await
+    }
+
+    /// Waits for what is being written and closes the database.
+    pub async fn close(&self) {
+        self.store.close().await;
+    }
+}
+
+impl Surroundings {
+    fn new_id(&self) -> Id {
+        Id::generate(self.clock.now(), &*self.entropy)
+    }
+}

@@ -1,0 +1,53 @@
+//! Projects: named sets of provider keys.
+
+use super::{App, Error};
+use crate::{
+    model::{Action, Caller, Project, ProjectName, Scope},
+    store::{Connection, StoreError, projects},
+};
+
+impl App {
+    /// All projects. Needs `admin`.
+    pub async fn projects(&self, caller: &Caller) -> Result<Vec<Project>, Error> {
+        if !caller.may(Scope::Admin) {
+            return Err(Error::InsufficientScope(Scope::Admin));
+        }
+        Ok(projects::list(&mut self.store.read().await?).await?)
+    }
+
+    /// Makes a project. Needs `admin`.
+    pub async fn create_project(&self, caller: &Caller, name: ProjectName) -> Result<Project, Error> {
+        let project = Project { id: self.new_id(), name, created_at: self.now() };
+        let object = format!("project:{}", project.name);
+        let mut change = self.change(caller, Scope::Admin, Action::ProjectCreate, object).await?;
+        let result = projects::insert(&mut change, &project).await.map_err(|error| match error {
+            StoreError::Exists => Error::Conflict(format!("there is already a project {}", project.name)),
+            other => other.into(),
+        });
+        change.finish(result).await?;
+        Ok(project)
+    }
+
+    /// Deletes a project without keys and grants. Needs `admin`.
+    pub async fn delete_project(&self, caller: &Caller, name: &ProjectName) -> Result<(), Error> {
+        let object = format!("project:{name}");
+        let mut change = self.change(caller, Scope::Admin, Action::ProjectDelete, object).await?;
+        let result = async {
+            let project = existing(&mut change, name).await?;
+            projects::delete(&mut change, project.id).await.map_err(|error| match error {
+                StoreError::InUse => {
+                    Error::Conflict(format!("project {name} still has keys or grants; remove those first"))
+                }
+                other => other.into(),
+            })
+        };
+        let result = result.await;
+        change.finish(result).await
+    }
+}
+
+/// The project of that name.
+pub(super) async fn existing(db: &mut Connection, name: &ProjectName) -> Result<Project, Error> {
+    let found = projects::by_name(db, name).await?;
+    found.ok_or_else(|| Error::NotFound(format!("there is no project {name}")))
+}

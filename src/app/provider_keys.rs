@@ -1,0 +1,102 @@
+//! The upstream keys of a project: set (a new version), listed without their values, deleted.
+
+use super::{App, Error, change::Change, llm_keys::version_place, projects};
+use crate::{
+    model::{Action, Caller, Id, ProjectName, Provider, Scope, provider},
+    secret::Secret,
+    store::provider_keys::{self, ProviderKeyRow},
+};
+
+impl App {
+    /// All provider keys, or one project's, without their values. Needs `llm-keys:write`.
+    pub async fn provider_keys(
+        &self,
+        caller: &Caller,
+        project: Option<&ProjectName>,
+    ) -> Result<Vec<ProviderKeyRow>, Error> {
+        if !caller.may(Scope::LlmKeysWrite) {
+            return Err(Error::InsufficientScope(Scope::LlmKeysWrite));
+        }
+        let mut db = self.store.read().await?;
+        let project = match project {
+            Some(name) => Some(projects::existing(&mut db, name).await?.id),
+            None => None,
+        };
+        Ok(provider_keys::list(&mut db, project).await?)
+    }
+
+    /// Sets a provider's key in a project and tells the number of its version. Needs `llm-keys:write`.
+    #[expect(clippy::disallowed_methods, reason = "the key is checked before it is sealed")]
+    pub async fn set_provider_key(
+        &self,
+        caller: &Caller,
+        project: &ProjectName,
+        provider: &Provider,
+        key: &Secret,
+    ) -> Result<i64, Error> {
+        provider::check_key_text(key.expose()).map_err(|error| Error::Invalid(format!("not a provider key: {error}")))?;
+        let object = object(project, provider);
+        let mut change = self.change(caller, Scope::LlmKeysWrite, Action::ProviderKeySet, object).await?;
+        let result = async {
+            let project = projects::existing(&mut change, project).await?.id;
+            let (_, version) = self.add_version(&mut change, project, provider, key).await?;
+            Ok(version)
+        };
+        let result = result.await;
+        if let Ok(version) = &result {
+            change.event = change.event.clone().version(version);
+        }
+        change.finish(result).await
+    }
+
+    /// Seals `key` as the next version and makes it current.
+    #[expect(clippy::disallowed_methods, reason = "the key is sealed")]
+    pub(super) async fn add_version(
+        &self,
+        change: &mut Change<'_>,
+        project: Id,
+        provider: &Provider,
+        key: &Secret,
+    ) -> Result<(Id, i64), Error> {
+        let (version_id, now) = (self.new_id(), self.now());
+        let (id, version) = match provider_keys::find(change, project, provider).await? {
+            Some(row) => {
+                provider_keys::set_version(change, row.id, row.version + 1, now).await?;
+                (row.id, row.version + 1)
+            }
+            None => {
+                let id = self.new_id();
+                provider_keys::insert(change, id, project, provider, now).await?;
+                (id, 1)
+            }
+        };
+        let place = version_place(version_id);
+        let sealed = self.keyring.seal(place, key.expose().as_bytes(), &*self.surroundings.entropy);
+        provider_keys::insert_version(change, version_id, id, version, sealed, now).await?;
+        Ok((id, version))
+    }
+
+    /// Deletes a provider's key with all its versions. Needs `llm-keys:write`.
+    pub async fn delete_provider_key(
+        &self,
+        caller: &Caller,
+        project: &ProjectName,
+        provider: &Provider,
+    ) -> Result<(), Error> {
+        let object = object(project, provider);
+        let mut change = self.change(caller, Scope::LlmKeysWrite, Action::ProviderKeyDelete, object).await?;
+        let result = async {
+            let project_id = projects::existing(&mut change, project).await?.id;
+            let row = provider_keys::find(&mut change, project_id, provider).await?;
+            let row = row.ok_or_else(|| Error::NotFound(format!("project {project} has no key of {provider}")))?;
+            Ok(provider_keys::delete(&mut change, row.id).await?)
+        };
+        let result = result.await;
+        change.finish(result).await
+    }
+}
+
+/// How the book names a provider key.
+pub(super) fn object(project: &ProjectName, provider: &Provider) -> String {
+    format!("provider_key:{project}/{provider}")
+}
