@@ -1,0 +1,10 @@
+//! The integration suite: everything through the front door, HTTP against a running desk and the command line's binary.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
+mod desk;
+mod health;
+mod llm_keys;
+mod openapi;
+mod structure;
+mod token;
