@@ -2,13 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use poem::{
-    Request, Result,
-    http::{HeaderMap, header},
-};
+use poem::{Request, Result};
 use poem_openapi::{
     ApiResponse, NewType, Object, OpenApi,
-    param::{Path, Query},
+    param::{Header, Path, Query},
     types::Example,
 };
 
@@ -124,9 +121,15 @@ impl LlmKeysApi {
         request: &Request,
         /// The project; needed only if you are granted several and none is `default`.
         project: Query<Option<String>>,
+        /// An entity tag you were given: if it is still the current one, the answer is 304 without a key.
+        #[oai(name = "If-None-Match")]
+        if_none_match: Header<Option<String>>,
+        /// If it is sent, it must name the principal whose credential this is.
+        #[oai(name = "X-Service-Account")]
+        _account: Header<Option<String>>,
     ) -> Result<KeysAnswer<LlmKeys>, ApiError<All>> {
         let project = project.0.filter(|name| !name.is_empty());
-        let current = |etag: &str| is_current(request.headers(), etag);
+        let current = |etag: &str| is_current(if_none_match.0.as_deref(), etag);
         let found = app(request).read_keys(&caller.0, project.as_deref(), current).await?;
         Ok(match found.read {
             KeyRead::Unchanged => KeysAnswer::Unchanged(found.etag, VARY.to_owned()),
@@ -152,9 +155,15 @@ impl LlmKeysApi {
         provider: Path<String>,
         /// The project; needed only if you are granted several and none is `default`.
         project: Query<Option<String>>,
+        /// An entity tag you were given: if it is still the current one, the answer is 304 without a key.
+        #[oai(name = "If-None-Match")]
+        if_none_match: Header<Option<String>>,
+        /// If it is sent, it must name the principal whose credential this is.
+        #[oai(name = "X-Service-Account")]
+        _account: Header<Option<String>>,
     ) -> Result<KeysAnswer<LlmKey>, ApiError<One>> {
         let project = project.0.filter(|name| !name.is_empty());
-        let current = |etag: &str| is_current(request.headers(), etag);
+        let current = |etag: &str| is_current(if_none_match.0.as_deref(), etag);
         let found = app(request).read_key(&caller.0, project.as_deref(), &provider.0, current).await?;
         Ok(match found.read {
             KeyRead::Unchanged => KeysAnswer::Unchanged(found.etag, VARY.to_owned()),
@@ -192,10 +201,7 @@ fn one(project: &str, key: &HandedKey) -> JsonBody<LlmKey> {
 }
 
 /// RFC 9110 §13.1.2: whether `If-None-Match` lists the current entity tag. Comparison is weak; `*` matches any.
-fn is_current(headers: &HeaderMap, etag: &str) -> bool {
-    let values = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    values
-        .flat_map(|list| list.split(','))
-        .map(str::trim)
-        .any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag)
+fn is_current(if_none_match: Option<&str>, etag: &str) -> bool {
+    let mut tags = if_none_match.unwrap_or_default().split(',').map(str::trim);
+    tags.any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag)
 }

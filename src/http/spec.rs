@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 pub(super) fn document<T: OpenApi, W: Webhook>(service: &OpenApiService<T, W>) -> Value {
     let mut document: Value = serde_json::from_str(&service.spec()).unwrap_or_default();
     document["openapi"] = json!("3.0.3");
+    order_tags(&mut document);
     let paths = document["paths"].as_object_mut().into_iter().flat_map(serde_json::Map::values_mut);
     for operation in paths.filter_map(Value::as_object_mut).flat_map(serde_json::Map::values_mut) {
         let security = &mut operation["security"];
@@ -25,11 +26,23 @@ pub(super) fn document<T: OpenApi, W: Webhook>(service: &OpenApiService<T, W>) -
     document
 }
 
+/// Groups in the order in which they are first used, which is the order of a first visit.
+fn order_tags(document: &mut Value) {
+    let operations = document["paths"].as_object().into_iter().flat_map(serde_json::Map::values);
+    let operations = operations.filter_map(Value::as_object).flat_map(serde_json::Map::values);
+    let used: Vec<_> = operations.map(|operation| operation["tags"][0].clone()).collect();
+    if let Some(tags) = document["tags"].as_array_mut() {
+        tags.sort_by_key(|tag| used.iter().position(|name| *name == tag["name"]));
+    }
+}
+
 fn mend_headers(response: &mut Value) {
     let generated = response["headers"].take();
     let mut headers = serde_json::Map::new();
     for (name, header) in generated.as_object().into_iter().flatten() {
-        headers.insert(canonical(name), header.clone());
+        let mut header = header.clone();
+        header.as_object_mut().map(|header| header.remove("deprecated"));
+        headers.insert(canonical(name), header);
     }
     let request_id = json!({
         "description": "The identifier under which the request stands in the log and in the audit log.",
