@@ -52,7 +52,6 @@ impl Edge {
         let begun = Instant::now();
         let request_id = self.app.new_request_id();
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        let has_ambiguous_query = repeats_a_parameter(request.uri().query());
         let remote = RemoteAddr(Addr::SocketAddr(peer));
         let mut request = Request::from((request, LocalAddr::default(), remote, Scheme::HTTP));
         request.extensions_mut().insert(RequestId(request_id.clone()));
@@ -95,18 +94,6 @@ pub(super) fn origin(request: &Request) -> Origin {
     };
     let request_id = request.extensions().get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
     Origin { source, request_id }
-}
-
-/// A parameter given twice could mean either value, so it means neither.
-fn repeats_a_parameter(query: Option<&str>) -> bool {
-    let mut names: Vec<_> = query
-        .unwrap_or_default()
-        .split('&')
-        .filter(|pair| !pair.is_empty())
-        .map(|pair| pair.split('=').next())
-        .collect();
-    names.sort_unstable();
-    names.windows(2).any(|pair| pair[0] == pair[1])
 }
 
 /// Whether `path` is one that `template` describes; `{name}` stands for one segment.
@@ -164,11 +151,5 @@ mod tests {
         for other in ["/llm-keys/", "/llm-keys/a/b", "/LLM-KEYS/a", "//llm-keys", "/", ""] {
             assert!(!matches("/llm-keys/{provider}", other), "{other}");
         }
-    }
-
-    #[test]
-    fn a_parameter_given_twice_is_noticed() {
-        assert!(repeats_a_parameter(Some("project=a&x=1&project=b")));
-        assert!(!repeats_a_parameter(Some("project=a&x=1&&")) && !repeats_a_parameter(None));
     }
 }

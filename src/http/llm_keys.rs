@@ -14,6 +14,7 @@ use super::{
     credential::{Authenticated, DescribesOAuth2, Scopes, app},
     error::{Answers, ApiError},
     payload::JsonBody,
+    query::refuse_repeated,
 };
 use crate::app::llm_keys::{HandedKey, KeyRead};
 
@@ -128,6 +129,7 @@ impl LlmKeysApi {
         #[oai(name = "X-Service-Account")]
         _account: Header<Option<String>>,
     ) -> Result<KeysAnswer<LlmKeys>, ApiError<All>> {
+        refuse_repeated(request)?;
         let project = project.0.filter(|name| !name.is_empty());
         let current = |etag: &str| is_current(if_none_match.0.as_deref(), etag);
         let found = app(request).read_keys(&caller.0, project.as_deref(), current).await?;
@@ -162,6 +164,7 @@ impl LlmKeysApi {
         #[oai(name = "X-Service-Account")]
         _account: Header<Option<String>>,
     ) -> Result<KeysAnswer<LlmKey>, ApiError<One>> {
+        refuse_repeated(request)?;
         let project = project.0.filter(|name| !name.is_empty());
         let current = |etag: &str| is_current(if_none_match.0.as_deref(), etag);
         let found = app(request).read_key(&caller.0, project.as_deref(), &provider.0, current).await?;

@@ -10,6 +10,7 @@ mod error;
 mod health;
 mod llm_keys;
 mod payload;
+mod query;
 mod server;
 mod spec;
 mod token;
