@@ -56,17 +56,12 @@ impl Edge {
         let mut request = Request::from((request, LocalAddr::default(), remote, Scheme::HTTP));
         request.extensions_mut().insert(RequestId(request_id.clone()));
 
-        let mut response = if has_ambiguous_query {
-            error::render(StatusCode::BAD_REQUEST.into(), &request_id)
-        } else {
-            let routes = Arc::clone(&self.routes);
-            match tokio::spawn(async move { routes.call(request).await.map(IntoResponse::into_response) })
-                .await
-            {
-                Ok(Ok(response)) => response,
-                Ok(Err(error)) => error::render(error, &request_id),
-                Err(_) => error::render_panic(&request_id),
-            }
+        let routes = Arc::clone(&self.routes);
+        let answer = tokio::spawn(async move { routes.call(request).await.map(IntoResponse::into_response) });
+        let mut response = match answer.await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => error::render(error, &request_id),
+            Err(_) => error::render_panic(&request_id),
         };
         let route = self.table.iter().find(|(template, _)| matches(template, &path));
         if let (StatusCode::METHOD_NOT_ALLOWED, Some((_, methods))) = (response.status(), route) {
