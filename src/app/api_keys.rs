@@ -2,12 +2,18 @@
 
 use std::time::Duration;
 
-use super::{App, Error, principals::existing};
+use super::{App, Error, change::Change, principals::existing, session::not_a_principal};
 use crate::{
     crypto,
-    model::{Action, Caller, Id, PrincipalName, Scope, TokenKind},
+    model::{
+        Action, Caller, Id, Listed, Network, Page, Principal, PrincipalName, Scope, ScopeSet, Timestamp, TokenDigest,
+        TokenKind,
+    },
     secret::Secret,
-    store::api_keys::{self, ApiKeyRow, NewApiKey},
+    store::{
+        Connection,
+        api_keys::{self, ApiKeyRow},
+    },
 };
 
 /// A new API key, which is shown this once.
@@ -17,6 +23,20 @@ pub struct IssuedApiKey {
     pub row: ApiKeyRow,
     /// The key.
     pub api_key: Secret,
+    digest: TokenDigest,
+}
+
+/// What an API key is to be.
+#[derive(Debug, Default)]
+pub struct NewKey {
+    /// What it is for, in its owner's words.
+    pub label: String,
+    /// For how long it is good; `None` is without end.
+    pub lifetime: Option<Duration>,
+    /// What it may do at most; `None` is `llm-keys:read`.
+    pub scope: Option<ScopeSet>,
+    /// From which networks it may be used; `None` is from anywhere.
+    pub sources: Option<Vec<Network>>,
 }
 
 impl App {
@@ -25,41 +45,65 @@ impl App {
         &self,
         caller: &Caller,
         owner: &PrincipalName,
-        label: String,
-        lifetime: Option<Duration>,
+        new: NewKey,
     ) -> Result<IssuedApiKey, Error> {
-        if label.len() > 100 || label.chars().any(char::is_control) {
-            return Err(Error::Invalid("a label has at most 100 bytes and no control characters".to_owned()));
-        }
-        let (api_key, digest) = crypto::generate_token(TokenKind::ApiKey, &*self.surroundings.entropy);
-        let (id, now) = (self.new_id(), self.now());
-        let expires_at = lifetime.map(|lifetime| now.plus(lifetime));
-        let row = ApiKeyRow {
-            id,
-            principal: owner.clone(),
-            label: label.clone(),
-            created_at: now,
-            expires_at,
-            revoked_at: None,
-        };
-        let mut change =
-            self.change(caller, Scope::Admin, Action::ApiKeyIssue, format!("api_key:{id}")).await?;
+        let issued = self.draft_api_key(owner.clone(), new)?;
+        let object = format!("api_key:{}", issued.row.id);
+        let mut change = self.change(caller, Scope::Admin, Action::ApiKeyIssue, object).await?;
         let result = async {
-            let principal = existing(&mut change, owner).await?.id;
-            let key = NewApiKey { id, principal, label, digest, imported: false, expires_at };
-            Ok(api_keys::insert(&mut change, key, now).await?)
+            let principal = existing(&mut change, owner).await?;
+            insert(&mut change, &issued, &principal).await
         };
         let result = result.await;
         change.finish(result).await?;
-        Ok(IssuedApiKey { row, api_key })
+        Ok(issued)
     }
 
-    /// All API keys, or one principal's. Needs `admin`.
+    /// Makes an API key for the caller itself, which can do no more than the caller's own token.
+    pub async fn issue_own_api_key(&self, caller: &Caller, new: NewKey) -> Result<IssuedApiKey, Error> {
+        let owner: PrincipalName = caller.name.parse().map_err(|_| not_a_principal())?;
+        let issued = self.draft_api_key(owner.clone(), new)?;
+        if !issued.row.scope.is_subset_of(caller.scopes) {
+            return Err(Error::Forbidden("an API key cannot do more than the token it is made with".to_owned()));
+        }
+        let object = format!("api_key:{}", issued.row.id);
+        let mut change = self.own_change(caller, Action::ApiKeyIssue, object).await?;
+        let result = async {
+            let principal = existing(&mut change, &owner).await?;
+            insert(&mut change, &issued, &principal).await
+        };
+        let result = result.await;
+        change.finish(result).await?;
+        Ok(issued)
+    }
+
+    fn draft_api_key(&self, principal: PrincipalName, new: NewKey) -> Result<IssuedApiKey, Error> {
+        if new.label.len() > 100 || new.label.chars().any(char::is_control) {
+            return Err(Error::Invalid("a label has at most 100 bytes and no control characters".to_owned()));
+        }
+        let (api_key, digest) = crypto::generate_token(TokenKind::ApiKey, &*self.surroundings.entropy);
+        let now = self.now();
+        let row = ApiKeyRow {
+            id: self.new_id(),
+            principal,
+            label: new.label,
+            scope: new.scope.unwrap_or_else(|| ScopeSet::of(&[Scope::LlmKeysRead])),
+            sources: new.sources,
+            created_at: now,
+            expires_at: new.lifetime.map(|lifetime| now.plus(lifetime)),
+            revoked_at: None,
+            last_used_at: None,
+        };
+        Ok(IssuedApiKey { row, api_key, digest })
+    }
+
+    /// All API keys, or one principal's, by owner and age. Needs `admin`.
     pub async fn api_keys(
         &self,
         caller: &Caller,
         owner: Option<&PrincipalName>,
-    ) -> Result<Vec<ApiKeyRow>, Error> {
+        page: &Page,
+    ) -> Result<Listed<ApiKeyRow>, Error> {
         if !caller.may(Scope::Admin) {
             return Err(Error::InsufficientScope(Scope::Admin));
         }
@@ -68,23 +112,57 @@ impl App {
             Some(name) => Some(existing(&mut db, name).await?.id),
             None => None,
         };
-        Ok(api_keys::list(&mut db, owner).await?)
+        listed(&mut db, owner, page).await
     }
 
-    /// Revokes an API key: it is dead when this returns. Needs `admin`.
-    pub async fn revoke_api_key(&self, caller: &Caller, id: Id) -> Result<(), Error> {
+    /// The caller's own API keys.
+    pub async fn own_api_keys(&self, caller: &Caller, page: &Page) -> Result<Listed<ApiKeyRow>, Error> {
+        let owner = caller.own_id().ok_or_else(not_a_principal)?;
+        listed(&mut self.store.read().await?, Some(owner), page).await
+    }
+
+    /// Revokes an API key, of `owner` if one is named: it is dead when this returns. Needs `admin`.
+    pub async fn revoke_api_key(&self, caller: &Caller, owner: Option<&PrincipalName>, id: Id) -> Result<(), Error> {
         let now = self.now();
-        let mut change =
-            self.change(caller, Scope::Admin, Action::ApiKeyRevoke, format!("api_key:{id}")).await?;
-        let result = async {
-            let key = api_keys::by_id(&mut change, id).await?;
-            let key = key.ok_or_else(|| Error::NotFound("there is no such API key".to_owned()))?;
-            if key.revoked_at.is_some() {
-                return Err(Error::Conflict("this API key is revoked already".to_owned()));
-            }
-            Ok(api_keys::revoke(&mut change, id, now).await?)
-        };
-        let result = result.await;
+        let mut change = self.change(caller, Scope::Admin, Action::ApiKeyRevoke, format!("api_key:{id}")).await?;
+        let result = revoke(&mut change, |key| owner.is_none_or(|owner| *owner == key.principal), id, now).await;
         change.finish(result).await
     }
+
+    /// Revokes one of the caller's own API keys.
+    pub async fn revoke_own_api_key(&self, caller: &Caller, id: Id) -> Result<(), Error> {
+        let now = self.now();
+        let mut change = self.own_change(caller, Action::ApiKeyRevoke, format!("api_key:{id}")).await?;
+        let result = revoke(&mut change, |key| key.principal.as_str() == caller.name, id, now).await;
+        change.finish(result).await
+    }
+}
+
+async fn insert(change: &mut Change<'_>, issued: &IssuedApiKey, owner: &Principal) -> Result<(), Error> {
+    if !issued.row.scope.is_subset_of(owner.role.scopes()) {
+        return Err(Error::Forbidden(format!("the role of {} does not allow these scopes", owner.name)));
+    }
+    change.event = change.event.clone().version(issued.row.scope);
+    Ok(api_keys::insert(change, &issued.row, owner.id, issued.digest, false).await?)
+}
+
+async fn listed(db: &mut Connection, owner: Option<Id>, page: &Page) -> Result<Listed<ApiKeyRow>, Error> {
+    let after = page.after.as_deref().map(str::parse).transpose();
+    let after = after.map_err(|_| Error::Invalid("`after` is not from this list".to_owned()))?;
+    let found = api_keys::list(db, owner, after, page.and_one().limit).await?;
+    Ok(Listed::of(found, page, |key| key.id.to_string()))
+}
+
+async fn revoke(
+    change: &mut Change<'_>,
+    is_meant: impl Fn(&ApiKeyRow) -> bool,
+    id: Id,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let key = api_keys::by_id(change, id).await?.filter(is_meant);
+    let key = key.ok_or_else(|| Error::NotFound("there is no such API key".to_owned()))?;
+    if key.revoked_at.is_some() {
+        return Err(Error::Conflict("this API key is revoked already".to_owned()));
+    }
+    Ok(api_keys::revoke(change, id, now).await?)
 }

@@ -7,7 +7,7 @@ use std::ops;
 
 use super::{App, Error};
 use crate::{
-    model::{Action, AuditEvent, Caller, Scope},
+    model::{Action, AuditEvent, Caller, CredentialKind, Scope, ScopeSet},
     store::{Tx, audit_events},
 };
 
@@ -30,6 +30,21 @@ impl App {
     ) -> Result<Change<'_>, Error> {
         let event = AuditEvent::by(caller, action).on(object);
         self.authorise(caller, scope, &event).await?;
+        Ok(Change { app: self, tx: self.store.begin().await?, event })
+    }
+}
+
+impl App {
+    /// Begins a change that a principal makes to what is its own. Needs an access token: an API key, which lives long and is
+    /// easily copied, cannot be used to make others. A one-time password allows nothing but its own change.
+    pub(super) async fn own_change(&self, caller: &Caller, action: Action, object: String) -> Result<Change<'_>, Error> {
+        let event = AuditEvent::by(caller, action).on(object);
+        let allowed = caller.credential == CredentialKind::AccessToken
+            && (caller.scopes != ScopeSet::of(&[Scope::PasswordChange]) || action == Action::UserSetPassword);
+        if !allowed {
+            self.book.record(event.denied("forbidden")).await?;
+            return Err(Error::Forbidden("this needs an access token from a full login".to_owned()));
+        }
         Ok(Change { app: self, tx: self.store.begin().await?, event })
     }
 }

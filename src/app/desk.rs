@@ -10,11 +10,12 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use super::{App, Error, Settings, Surroundings, book::Book, principals::object};
+use super::{
+    App, Error, Settings, Surroundings, book::Book, principals::object, signing_keys::Ring, throttle::Turns,
+};
 use crate::{
     crypto::{
-        jwt::{Algorithm, SigningKey},
-        keyring::{Kek, Keyring, Place, Purpose},
+        keyring::{Kek, Keyring, Purpose},
         password::PasswordPool,
     },
     model::{Action, AuditEvent, Caller, Principal, PrincipalKind, Project, ProjectName, Role, Scope},
@@ -213,69 +214,30 @@ impl App {
         let keyring = Keyring::unwrap(kek, &rows).map_err(Error::internal)?;
         let passwords = PasswordPool::start(Arc::clone(&surroundings.entropy)).map_err(Error::internal)?;
         let book = Book::open(store.clone(), surroundings.clone());
-        let mut app = Self {
+        let signing_keys = Ring::empty(settings.access_ttl);
+        let app = Self {
             store,
             keyring,
-            signing_keys: Vec::new(),
+            signing_keys,
             passwords,
+            turns: Turns::default(),
             book,
             surroundings,
             settings,
             draining: AtomicBool::new(false),
         };
-        app.signing_keys = app.load_signing_keys().await?;
+        app.load_signing_keys().await?;
         Ok(app)
-    }
-
-    async fn load_signing_keys(&self) -> Result<Vec<SigningKey>, Error> {
-        let algorithm = self.settings.algorithm;
-        let rows = keys::signing_keys(&mut self.store.read().await?, algorithm.as_str()).await?;
-        rows.into_iter()
-            .map(|row| {
-                let pkcs8 =
-                    self.keyring.open(signing_key_place(row.id), &row.sealed).map_err(Error::internal)?;
-                SigningKey::from_pkcs8(algorithm, &pkcs8).map_err(Error::internal)
-            })
-            .collect()
-    }
-
-    /// Makes a signing key of the configured algorithm if there is none yet.
-    pub async fn ensure_signing_key(&mut self, caller: &Caller) -> Result<(), Error> {
-        if self.signing_keys.is_empty() {
-            self.create_signing_key(caller, self.settings.algorithm).await?;
-            self.signing_keys = self.load_signing_keys().await?;
-        }
-        Ok(())
-    }
-
-    async fn create_signing_key(&self, caller: &Caller, algorithm: Algorithm) -> Result<(), Error> {
-        let pkcs8 = SigningKey::generate(algorithm).map_err(Error::internal)?;
-        let kid = SigningKey::from_pkcs8(algorithm, &pkcs8).map_err(Error::internal)?.kid().to_owned();
-        let id = self.new_id();
-        let sealed = self.keyring.seal(signing_key_place(id), &pkcs8, &*self.surroundings.entropy);
-        let object = format!("signing_key:{kid}");
-        let row = keys::SigningKeyRow { id, kid, algorithm: algorithm.as_str().to_owned(), sealed };
-        let now = self.now();
-        let mut change = self.change(caller, Scope::Admin, Action::SigningKeyCreate, object).await?;
-        let result = keys::insert_signing_key(&mut change, row, now).await.map_err(Error::from);
-        change.finish(result).await
     }
 
     /// The first rows of a new desk.
     async fn settle_in(&self, caller: &Caller, admin_password: Secret) -> Result<(), Error> {
         let name = ADMIN.parse().map_err(Error::internal)?;
         let hash = self.hash_new_password(&name, admin_password).await?;
-        self.create_signing_key(caller, self.settings.algorithm).await?;
+        self.ensure_signing_key(caller).await?;
         let now = self.now();
         let project = Project { id: self.new_id(), name: ProjectName::default_project(), created_at: now };
-        let admin = Principal {
-            id: self.new_id(),
-            kind: PrincipalKind::User,
-            name,
-            role: Role::Admin,
-            disabled_at: None,
-            created_at: now,
-        };
+        let admin = Principal::new(self.new_id(), PrincipalKind::User, name, Role::Admin, now);
         let mut change = self.change(caller, Scope::Admin, Action::DeskInitialise, "desk".to_owned()).await?;
         let result = async {
             projects::insert(&mut change, &project).await?;
@@ -287,10 +249,6 @@ impl App {
         let result = result.await;
         change.finish(result).await
     }
-}
-
-fn signing_key_place(id: crate::model::Id) -> Place<'static> {
-    Place { table: "signing_keys", row: id, column: "sealed" }
 }
 
 fn refuse(what: &str, path: &Path, error: &io::Error) -> Error {

@@ -44,6 +44,15 @@ pub enum Error {
     /// RFC 6749 §5.2 `invalid_scope`.
     #[error("a scope is unknown or more than this principal may ask for")]
     InvalidScope,
+    /// Too many attempts: come back after so many seconds.
+    #[error("too many attempts; try again later")]
+    TooMany {
+        /// Seconds.
+        retry_after: u64,
+    },
+    /// What was to be changed is not what it was when it was read (RFC 9110 §13.1.1).
+    #[error("it has changed since you read it; read it again and repeat the change")]
+    Changed,
     /// Too much to do at this moment.
     #[error("too many passwords are waiting to be checked; try again in a second")]
     Busy,
@@ -77,6 +86,8 @@ impl Error {
             Self::UnauthorizedClient => "unauthorized_client",
             Self::UnsupportedGrantType => "unsupported_grant_type",
             Self::InvalidScope => "invalid_scope",
+            Self::TooMany { .. } => "too_many_attempts",
+            Self::Changed => "changed",
             Self::Busy => "busy",
             Self::Unavailable(_) => "unavailable",
             Self::Internal(_) => "internal",

@@ -35,7 +35,6 @@ impl App {
 
     /// The public keys that verify access tokens, as a JWK Set (RFC 7517 §5).
     pub fn jwks(&self) -> serde_json::Value {
-        let keys: Vec<_> = self.signing_keys.iter().map(crate::crypto::jwt::SigningKey::public_jwk).collect();
-        serde_json::json!({ "keys": keys })
+        self.signing_keys.public(self.now())
     }
 }

@@ -8,17 +8,24 @@ pub mod api_keys;
 mod authenticate;
 mod book;
 pub mod change;
+pub mod client;
 pub mod desk;
 mod error;
 pub mod grants;
 pub mod health;
 pub mod import;
 pub mod llm_keys;
+mod login;
 pub mod principals;
 pub mod projects;
 pub mod provider_keys;
+pub mod revocation;
 pub mod service_accounts;
+pub mod session;
+pub mod signing_keys;
+mod throttle;
 pub mod token;
+mod upkeep;
 pub mod users;
 
 use std::{sync::Arc, time::Duration};
@@ -28,7 +35,7 @@ pub use error::{Cause, Error};
 
 use crate::{
     crypto::{
-        jwt::{Algorithm, SigningKey},
+        jwt::Algorithm,
         keyring::Keyring,
         password::PasswordPool,
     },
@@ -45,6 +52,10 @@ pub struct Settings {
     pub audience: String,
     /// How long an access token lives.
     pub access_ttl: Duration,
+    /// For how long a session lasts without being used.
+    pub refresh_idle: Duration,
+    /// For how long a session lasts in any case.
+    pub refresh_absolute: Duration,
     /// What new access tokens are signed with, and the only algorithm accepted.
     pub algorithm: Algorithm,
     /// Whether users may log in with a password at the token endpoint.
@@ -66,8 +77,9 @@ pub struct Surroundings {
 pub struct App {
     store: Store,
     keyring: Keyring,
-    signing_keys: Vec<SigningKey>,
+    signing_keys: signing_keys::Ring,
     passwords: PasswordPool,
+    turns: throttle::Turns,
     book: book::Book,
     surroundings: Surroundings,
     settings: Settings,

@@ -1,65 +1,129 @@
-//! What users and service accounts have in common: they are shut out, let in again and deleted.
+//! What users and service accounts have in common: they are listed, changed, shut out and deleted.
 
-use super::{App, Error};
+use std::collections::BTreeSet;
+
+use super::{App, Error, change::Change};
 use crate::{
-    model::{Action, Caller, Principal, PrincipalKind, PrincipalName, Role, Scope},
-    store::{Connection, principals},
+    model::{
+        Action, Caller, GrantType, Listed, Page, Principal, PrincipalKind, PrincipalName, Role, Scope,
+    },
+    store::{Connection, principals, token_families},
 };
 
+/// What to change of a principal; `None` leaves it as it is.
+#[derive(Clone, Debug, Default)]
+pub struct Patch {
+    /// What it may ask for at most.
+    pub role: Option<Role>,
+    /// Whether it is shut out.
+    pub disabled: Option<bool>,
+    /// The grant types it may use.
+    pub grant_types: Option<BTreeSet<GrantType>>,
+}
+
 impl App {
-    /// All users, or all service accounts. Needs `admin`.
-    pub async fn principals(&self, caller: &Caller, kind: PrincipalKind) -> Result<Vec<Principal>, Error> {
+    /// Users, or service accounts, by name. Needs `admin`.
+    pub async fn principals(
+        &self,
+        caller: &Caller,
+        kind: PrincipalKind,
+        page: &Page,
+    ) -> Result<Listed<Principal>, Error> {
         if !caller.may(Scope::Admin) {
             return Err(Error::InsufficientScope(Scope::Admin));
         }
-        Ok(principals::list(&mut self.store.read().await?, kind).await?)
+        let found = principals::list(&mut self.store.read().await?, kind, &page.and_one()).await?;
+        Ok(Listed::of(found, page, |principal| principal.name.to_string()))
+    }
+
+    /// One user or service account. Needs `admin`.
+    pub async fn principal(
+        &self,
+        caller: &Caller,
+        kind: PrincipalKind,
+        name: &PrincipalName,
+    ) -> Result<Principal, Error> {
+        if !caller.may(Scope::Admin) {
+            return Err(Error::InsufficientScope(Scope::Admin));
+        }
+        of_kind(&mut self.store.read().await?, kind, name).await
+    }
+
+    /// Changes a principal, if it still has the version that `expected` names. Needs `admin`.
+    pub async fn update_principal(
+        &self,
+        caller: &Caller,
+        kind: PrincipalKind,
+        name: &PrincipalName,
+        patch: Patch,
+        expected: Option<i64>,
+    ) -> Result<Principal, Error> {
+        let action = match (patch.disabled, &patch.role, &patch.grant_types) {
+            (Some(true), None, None) => Action::PrincipalDisable,
+            (Some(false), None, None) => Action::PrincipalEnable,
+            _ => Action::PrincipalUpdate,
+        };
+        let mut change = self.change(caller, Scope::Admin, action, object(kind, name)).await?;
+        let result = self.apply(&mut change, kind, name, patch, expected).await;
+        if let Ok(changed) = &result {
+            change.event = change.event.clone().version(changed.version);
+        }
+        change.finish(result).await
+    }
+
+    async fn apply(
+        &self,
+        change: &mut Change<'_>,
+        kind: PrincipalKind,
+        name: &PrincipalName,
+        patch: Patch,
+        expected: Option<i64>,
+    ) -> Result<Principal, Error> {
+        let before = of_kind(change, kind, name).await?;
+        if expected.is_some_and(|version| version != before.version) {
+            return Err(Error::Changed);
+        }
+        let mut after = before.clone();
+        after.role = patch.role.unwrap_or(before.role);
+        if let Some(grant_types) = patch.grant_types {
+            if !grant_types.is_subset(&kind.grant_types()) {
+                return Err(Error::Invalid(format!("a {} cannot use one of these grant types", kind.noun())));
+            }
+            after.grant_types = grant_types;
+        }
+        match patch.disabled {
+            Some(true) if before.is_enabled() => after.disabled_at = Some(self.now()),
+            Some(false) => after.disabled_at = None,
+            _ => {}
+        }
+        if after.role != Role::Admin || !after.is_enabled() {
+            keep_one_admin(change, &before).await?;
+        }
+        if !principals::update(change, &after).await? {
+            return Err(Error::Changed);
+        }
+        if !after.is_enabled() {
+            token_families::revoke_all(change, after.id, self.now()).await?;
+        }
+        after.version += 1;
+        Ok(after)
     }
 
     /// Shuts a principal out: every credential it holds is dead when this returns.
-    pub async fn disable(
-        &self,
-        caller: &Caller,
-        kind: PrincipalKind,
-        name: &PrincipalName,
-    ) -> Result<(), Error> {
-        let mut change =
-            self.change(caller, Scope::Admin, Action::PrincipalDisable, object(kind, name)).await?;
-        let now = self.now();
-        let result = async {
-            let principal = of_kind(&mut change, kind, name).await?;
-            keep_one_admin(&mut change, &principal).await?;
-            Ok(principals::set_disabled_at(&mut change, principal.id, Some(now)).await?)
-        };
-        let result = result.await;
-        change.finish(result).await
+    pub async fn disable(&self, caller: &Caller, kind: PrincipalKind, name: &PrincipalName) -> Result<(), Error> {
+        let patch = Patch { disabled: Some(true), ..Patch::default() };
+        self.update_principal(caller, kind, name, patch, None).await.map(drop)
     }
 
-    /// Lets a principal in again.
-    pub async fn enable(
-        &self,
-        caller: &Caller,
-        kind: PrincipalKind,
-        name: &PrincipalName,
-    ) -> Result<(), Error> {
-        let mut change =
-            self.change(caller, Scope::Admin, Action::PrincipalEnable, object(kind, name)).await?;
-        let result = async {
-            let principal = of_kind(&mut change, kind, name).await?;
-            Ok(principals::set_disabled_at(&mut change, principal.id, None).await?)
-        };
-        let result = result.await;
-        change.finish(result).await
+    /// Lets a principal in again. Its sessions stay ended.
+    pub async fn enable(&self, caller: &Caller, kind: PrincipalKind, name: &PrincipalName) -> Result<(), Error> {
+        let patch = Patch { disabled: Some(false), ..Patch::default() };
+        self.update_principal(caller, kind, name, patch, None).await.map(drop)
     }
 
-    /// Deletes a principal with its secrets, API keys and grants. The book keeps its name.
-    pub async fn delete(
-        &self,
-        caller: &Caller,
-        kind: PrincipalKind,
-        name: &PrincipalName,
-    ) -> Result<(), Error> {
-        let mut change =
-            self.change(caller, Scope::Admin, Action::PrincipalDelete, object(kind, name)).await?;
+    /// Deletes a principal with its secrets, API keys, sessions and grants. The book keeps its name.
+    pub async fn delete(&self, caller: &Caller, kind: PrincipalKind, name: &PrincipalName) -> Result<(), Error> {
+        let mut change = self.change(caller, Scope::Admin, Action::PrincipalDelete, object(kind, name)).await?;
         let result = async {
             let principal = of_kind(&mut change, kind, name).await?;
             keep_one_admin(&mut change, &principal).await?;
@@ -93,8 +157,7 @@ pub(super) async fn of_kind(
 
 /// A desk that nobody can administer cannot be mended over HTTP.
 async fn keep_one_admin(db: &mut Connection, principal: &Principal) -> Result<(), Error> {
-    let is_admin =
-        principal.kind == PrincipalKind::User && principal.role == Role::Admin && principal.is_enabled();
+    let is_admin = principal.kind == PrincipalKind::User && principal.role == Role::Admin && principal.is_enabled();
     if is_admin && principals::other_enabled_admins(db, principal.id).await? == 0 {
         let detail = format!("{} is the last enabled admin; make another one first", principal.name);
         return Err(Error::Conflict(detail));

@@ -67,14 +67,7 @@ impl App {
 
     /// A service account that is not stored yet.
     pub(super) fn service_account(&self, name: PrincipalName, role: Role) -> Principal {
-        Principal {
-            id: self.new_id(),
-            kind: PrincipalKind::ServiceAccount,
-            name,
-            role,
-            disabled_at: None,
-            created_at: self.now(),
-        }
+        Principal::new(self.new_id(), PrincipalKind::ServiceAccount, name, role, self.now())
     }
 
     /// Gives a service account a new client secret; the present ones end after `overlap`. Needs `admin`.

@@ -1,15 +1,19 @@
 //! People: users and their passwords.
 
+use std::time::Duration;
+
 use super::{
     App, Error,
     change::Change,
     grants::grant_projects,
     principals::{object, of_kind},
+    session::not_a_principal,
 };
 use crate::{
-    model::{Action, Caller, Principal, PrincipalKind, PrincipalName, ProjectName, Role, Scope},
+    crypto::generate_password,
+    model::{Action, AuditEvent, Caller, Principal, PrincipalKind, PrincipalName, ProjectName, Role, Scope, Timestamp},
     secret::Secret,
-    store::principals,
+    store::{principals, token_families},
 };
 
 /// A user to be made.
@@ -25,19 +29,24 @@ pub struct NewUser {
     pub projects: Vec<ProjectName>,
 }
 
+/// A password that an administrator hands to a user.
+#[derive(Debug)]
+pub struct OneTimePassword {
+    /// The password, shown this once.
+    pub password: Secret,
+    /// When it ends.
+    pub expires_at: Timestamp,
+}
+
+/// For how long a one-time password is good.
+const ONE_TIME_PASSWORD: Duration = Duration::from_hours(24);
+
 impl App {
     /// Makes a user. Needs `admin`.
     pub async fn create_user(&self, caller: &Caller, new: NewUser) -> Result<Principal, Error> {
         reserved(&new.name)?;
         let hash = self.hash_new_password(&new.name, new.password).await?;
-        let user = Principal {
-            id: self.new_id(),
-            kind: PrincipalKind::User,
-            name: new.name,
-            role: new.role,
-            disabled_at: None,
-            created_at: self.now(),
-        };
+        let user = Principal::new(self.new_id(), PrincipalKind::User, new.name, new.role, self.now());
         let object = object(PrincipalKind::User, &user.name);
         let mut change = self.change(caller, Scope::Admin, Action::UserCreate, object).await?;
         let result = insert_user(&mut change, caller, &user, hash, &new.projects).await;
@@ -45,19 +54,59 @@ impl App {
         Ok(user)
     }
 
-    /// Sets a user's password. Needs `admin`.
-    pub async fn set_password(
+    /// Sets a user's password and ends their sessions. Needs `admin`.
+    pub async fn set_password(&self, caller: &Caller, name: &PrincipalName, password: Secret) -> Result<(), Error> {
+        let hash = self.hash_new_password(name, password).await?;
+        self.store_password(caller, name, hash, None).await
+    }
+
+    /// Gives a user a one-time password: it ends after a day, and opens nothing but its own change. Needs `admin`.
+    #[expect(clippy::disallowed_methods, reason = "the new password is hashed and shown once")]
+    pub async fn reset_password(&self, caller: &Caller, name: &PrincipalName) -> Result<OneTimePassword, Error> {
+        let password = generate_password(&*self.surroundings.entropy);
+        let hash = self.passwords.hash(Secret::new(password.expose())).await?;
+        let expires_at = self.now().plus(ONE_TIME_PASSWORD);
+        self.store_password(caller, name, hash, Some(expires_at)).await?;
+        Ok(OneTimePassword { password, expires_at })
+    }
+
+    async fn store_password(
         &self,
         caller: &Caller,
         name: &PrincipalName,
-        password: Secret,
+        hash: String,
+        expires_at: Option<Timestamp>,
     ) -> Result<(), Error> {
-        let hash = self.hash_new_password(name, password).await?;
-        let object = object(PrincipalKind::User, name);
+        let (object, now) = (object(PrincipalKind::User, name), self.now());
         let mut change = self.change(caller, Scope::Admin, Action::UserSetPassword, object).await?;
         let result = async {
             let user = of_kind(&mut change, PrincipalKind::User, name).await?;
-            Ok(principals::set_password_hash(&mut change, user.id, hash).await?)
+            principals::set_password_hash(&mut change, user.id, hash, expires_at).await?;
+            token_families::revoke_all(&mut change, user.id, now).await?;
+            Ok(())
+        };
+        let result = result.await;
+        change.finish(result).await
+    }
+
+    /// Changes the caller's own password, which needs the old one, and ends all sessions.
+    pub async fn change_own_password(&self, caller: &Caller, old: Secret, new: Secret) -> Result<(), Error> {
+        let (Some(id), Ok(name)) = (caller.own_id(), caller.name.parse::<PrincipalName>()) else {
+            return Err(not_a_principal());
+        };
+        let mut event = AuditEvent::by(caller, Action::UserSetPassword);
+        if let Err(error) = self.check_own_password(&name, old, &mut event).await {
+            let reason = event.reason.clone().unwrap_or_else(|| error.code().to_owned());
+            self.book.record(event.denied(reason)).await?;
+            return Err(error);
+        }
+        let hash = self.hash_new_password(&name, new).await?;
+        let (object, now) = (object(PrincipalKind::User, &name), self.now());
+        let mut change = self.own_change(caller, Action::UserSetPassword, object).await?;
+        let result = async {
+            principals::set_password_hash(&mut change, id, hash, None).await?;
+            token_families::revoke_all(&mut change, id, now).await?;
+            Ok(())
         };
         let result = result.await;
         change.finish(result).await
@@ -98,7 +147,7 @@ pub(super) fn taken(error: crate::store::StoreError, name: &PrincipalName) -> Er
 
 /// `keydesk` is the client of the password grant, and no principal may pass for it.
 pub(super) fn reserved(name: &PrincipalName) -> Result<(), Error> {
-    if name.as_str() == super::token::PUBLIC_CLIENT {
+    if name.as_str() == super::client::PUBLIC_CLIENT {
         return Err(Error::Invalid(format!("the name {name} is taken by the built-in client")));
     }
     Ok(())

@@ -260,7 +260,7 @@ fn header_json(token: &str) -> Option<serde_json::Value> {
 /// Verifies an access token at the moment `now` against our `keys`. Never asks anybody or reads anything.
 pub fn verify(
     token: &str,
-    keys: &[SigningKey],
+    keys: &[&SigningKey],
     expected: &Expectation<'_>,
     now: Timestamp,
 ) -> Result<AccessClaims, JwtError> {
@@ -278,7 +278,7 @@ pub fn verify(
 }
 
 /// The key a token names: our own, by exact `kid`, with the algorithm that belongs to the key.
-fn signing_key<'k>(token: &str, keys: &'k [SigningKey]) -> Result<&'k SigningKey, JwtError> {
+fn signing_key<'k>(token: &str, keys: &[&'k SigningKey]) -> Result<&'k SigningKey, JwtError> {
     if token.len() > MAX_TOKEN_BYTES {
         return Err(JwtError::Malformed);
     }
@@ -288,7 +288,7 @@ fn signing_key<'k>(token: &str, keys: &'k [SigningKey]) -> Result<&'k SigningKey
     if header.typ != TYP {
         return Err(JwtError::Header);
     }
-    let key = keys.iter().find(|key| key.kid == header.kid).ok_or(JwtError::UnknownKey)?;
+    let key = keys.iter().copied().find(|key| key.kid == header.kid).ok_or(JwtError::UnknownKey)?;
     if header.alg == key.algorithm.as_str() { Ok(key) } else { Err(JwtError::Header) }
 }
 

@@ -36,6 +36,25 @@ pub fn generate_token(kind: TokenKind, source: &dyn Entropy) -> (Secret, TokenDi
     (Secret::new(text), digest)
 }
 
+/// A password for a person to type once: four groups of five letters and digits that look like nothing else (116 bits).
+pub fn generate_password(source: &dyn Entropy) -> Secret {
+    const LETTERS: &[u8; 57] = b"23456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
+    let mut text = zeroize::Zeroizing::new(String::new());
+    let mut drawn = 0;
+    while drawn < 20 {
+        let [byte] = entropy::random::<1>(source);
+        // 228 is the largest multiple of 57 in a byte: drawing again beyond it keeps every letter equally likely.
+        if byte < 228 {
+            if drawn > 0 && drawn % 5 == 0 {
+                text.push('-');
+            }
+            text.push(char::from(LETTERS[usize::from(byte % 57)]));
+            drawn += 1;
+        }
+    }
+    Secret::new(text.as_str())
+}
+
 /// The SHA-256 under which a generated token is stored. A plain digest is enough: it has 256 random bits.
 pub fn token_digest(text: &str) -> TokenDigest {
     TokenDigest(sha256(text.as_bytes()))

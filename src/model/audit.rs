@@ -4,7 +4,7 @@
 //! version), from where, and how it ended. It never holds a secret; a name that nobody has is recorded as a keyed digest,
 //! because people type passwords into the wrong field.
 
-use super::{Caller, Id, PrincipalKind, Timestamp};
+use super::{Caller, CredentialKind, Id, Origin, Principal, PrincipalKind, Timestamp};
 
 /// What was done: `noun.verb`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,16 @@ pub enum Action {
     ServerStop,
     /// An access token was asked for.
     TokenIssue,
+    /// A refresh token was exchanged for its successor.
+    TokenRefresh,
+    /// A spent refresh token came back: somebody has a copy.
+    RefreshTokenReuse,
+    /// A token was revoked.
+    TokenRevoke,
+    /// A token was asked about.
+    TokenIntrospect,
+    /// A login was ended.
+    SessionRevoke,
     /// A credential was shown on a request.
     CredentialVerify,
     /// Provider keys were asked for.
@@ -27,6 +37,8 @@ pub enum Action {
     UserSetPassword,
     /// A password hash was made anew with today's parameters.
     UserRehashPassword,
+    /// A user or service account was changed.
+    PrincipalUpdate,
     /// A user or service account was shut out.
     PrincipalDisable,
     /// A user or service account was let in again.
@@ -55,6 +67,8 @@ pub enum Action {
     ProviderKeyDelete,
     /// A signing key was made.
     SigningKeyCreate,
+    /// A signing key was declared compromised.
+    SigningKeyRevoke,
 }
 
 impl Action {
@@ -65,11 +79,17 @@ impl Action {
             Self::ServerStart => "server.start",
             Self::ServerStop => "server.stop",
             Self::TokenIssue => "token.issue",
+            Self::TokenRefresh => "token.refresh",
+            Self::RefreshTokenReuse => "refresh_token.reuse",
+            Self::TokenRevoke => "token.revoke",
+            Self::TokenIntrospect => "token.introspect",
+            Self::SessionRevoke => "session.revoke",
             Self::CredentialVerify => "credential.verify",
             Self::LlmKeysRead => "llm_keys.read",
             Self::UserCreate => "user.create",
             Self::UserSetPassword => "user.set_password",
             Self::UserRehashPassword => "user.rehash_password",
+            Self::PrincipalUpdate => "principal.update",
             Self::PrincipalDisable => "principal.disable",
             Self::PrincipalEnable => "principal.enable",
             Self::PrincipalDelete => "principal.delete",
@@ -84,6 +104,7 @@ impl Action {
             Self::ProviderKeySet => "provider_key.set",
             Self::ProviderKeyDelete => "provider_key.delete",
             Self::SigningKeyCreate => "signing_key.create",
+            Self::SigningKeyRevoke => "signing_key.revoke",
         }
     }
 }
@@ -153,6 +174,36 @@ impl AuditEvent {
             source: caller.origin.source.clone(),
             request_id: caller.origin.request_id.clone(),
         }
+    }
+
+    /// Somebody, not known yet, did `action`.
+    pub fn anonymous(origin: &Origin, action: Action) -> Self {
+        Self {
+            action,
+            outcome: Outcome::Allowed,
+            reason: None,
+            object: None,
+            version: None,
+            principal: None,
+            actor: "anonymous".to_owned(),
+            client_id: None,
+            credential: None,
+            source: origin.source.clone(),
+            request_id: origin.request_id.clone(),
+        }
+    }
+
+    /// From here on the asker is known to be, or to claim to be, `principal`.
+    pub fn is_by(&mut self, principal: &Principal, credential: CredentialKind) {
+        self.principal = Some((principal.id, principal.kind));
+        self.actor = principal.name.to_string();
+        self.credential = Some(credential.as_str());
+    }
+
+    /// Remembers why, and passes `error` on: the book is told more than the asker.
+    pub fn because<E>(&mut self, reason: &str, error: E) -> E {
+        self.reason = Some(reason.to_owned());
+        error
     }
 
     /// The same event, done to `object`.

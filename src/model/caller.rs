@@ -1,6 +1,6 @@
 //! Who is asking, proven by what, from where: the first argument of every operation.
 
-use super::{Id, PrincipalKind, PrincipalName, Scope, ScopeSet};
+use super::{Id, PrincipalKind, Scope, ScopeSet};
 
 /// Where a request came from, for the book.
 #[derive(Clone, Debug)]
@@ -16,6 +16,8 @@ pub struct Origin {
 pub enum CredentialKind {
     /// A user name and password at the token endpoint.
     Password,
+    /// A refresh token at the token endpoint.
+    RefreshToken,
     /// A client id and secret at the token endpoint.
     ClientSecret,
     /// An access token.
@@ -31,6 +33,7 @@ impl CredentialKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Password => "password",
+            Self::RefreshToken => "refresh_token",
             Self::ClientSecret => "client_secret",
             Self::AccessToken => "access_token",
             Self::ApiKey => "api_key",
@@ -75,8 +78,8 @@ impl Caller {
         self.scopes.contains(scope)
     }
 
-    /// Whether this is the principal of that name.
-    pub fn is(&self, name: &PrincipalName) -> bool {
-        self.principal.is_some() && self.name == name.as_str()
+    /// The caller's own identifier, unless it is the operating system's user.
+    pub fn own_id(&self) -> Option<Id> {
+        self.principal.map(|(id, _)| id)
     }
 }

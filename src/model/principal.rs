@@ -1,6 +1,6 @@
 //! Who can ask for keys: users (people, with a password) and service accounts (machines, with secrets and API keys).
 
-use std::{fmt, str::FromStr};
+use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use super::{Id, PrincipalName, Scope, ScopeSet, Timestamp};
 
@@ -20,6 +20,14 @@ impl PrincipalKind {
         match self {
             Self::User => "user",
             Self::ServiceAccount => "service_account",
+        }
+    }
+
+    /// The grant types a principal of this kind can ever use; the ones it may use unless it is said otherwise.
+    pub fn grant_types(self) -> BTreeSet<GrantType> {
+        match self {
+            Self::User => BTreeSet::from([GrantType::Password, GrantType::RefreshToken]),
+            Self::ServiceAccount => BTreeSet::from([GrantType::ClientCredentials]),
         }
     }
 
@@ -89,6 +97,40 @@ impl FromStr for Role {
     }
 }
 
+/// A way to an access token (RFC 6749 §1.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GrantType {
+    /// A user name and password (§4.3).
+    Password,
+    /// A client's own credentials (§4.4).
+    ClientCredentials,
+    /// A refresh token (§6).
+    RefreshToken,
+}
+
+impl GrantType {
+    /// Every grant type of the token endpoint.
+    pub const ALL: [Self; 3] = [Self::Password, Self::ClientCredentials, Self::RefreshToken];
+
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Password => "password",
+            Self::ClientCredentials => "client_credentials",
+            Self::RefreshToken => "refresh_token",
+        }
+    }
+}
+
+impl FromStr for GrantType {
+    type Err = UnknownWord;
+
+    fn from_str(text: &str) -> Result<Self, UnknownWord> {
+        Self::ALL.into_iter().find(|grant| grant.as_str() == text).ok_or(UnknownWord)
+    }
+}
+
 /// A word outside its closed list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not one of the allowed words")]
@@ -105,14 +147,23 @@ pub struct Principal {
     pub name: PrincipalName,
     /// What it may ask for at most.
     pub role: Role,
+    /// The grant types it may use at the token endpoint.
+    pub grant_types: BTreeSet<GrantType>,
     /// Since when it is shut out; `None` while enabled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disabled_at: Option<Timestamp>,
     /// When it was made.
     pub created_at: Timestamp,
+    /// Grows with every change: what `If-Match` compares.
+    pub version: i64,
 }
 
 impl Principal {
+    /// A new, enabled principal with the usual grant types.
+    pub fn new(id: Id, kind: PrincipalKind, name: PrincipalName, role: Role, created_at: Timestamp) -> Self {
+        Self { id, kind, name, role, grant_types: kind.grant_types(), disabled_at: None, created_at, version: 1 }
+    }
+
     /// Whether it may do anything at all.
     pub fn is_enabled(&self) -> bool {
         self.disabled_at.is_none()

@@ -13,10 +13,12 @@ pub enum Scope {
     AuditRead,
     /// Administer principals, projects and grants.
     Admin,
+    /// Change one's own one-time password, and nothing else. Cannot be asked for: it is what such a password gives.
+    PasswordChange,
 }
 
 impl Scope {
-    /// Every scope, in the order in which they are listed to people.
+    /// Every scope that can be asked for, in the order in which they are listed to people.
     pub const ALL: [Self; 4] = [Self::LlmKeysRead, Self::LlmKeysWrite, Self::AuditRead, Self::Admin];
 
     /// The name on the wire.
@@ -26,6 +28,7 @@ impl Scope {
             Self::LlmKeysWrite => "llm-keys:write",
             Self::AuditRead => "audit:read",
             Self::Admin => "admin",
+            Self::PasswordChange => "password:change",
         }
     }
 
@@ -71,10 +74,15 @@ impl ScopeSet {
     }
 }
 
+/// Serialises a set as its space-separated text.
+pub fn as_text<S: serde::Serializer>(scopes: &ScopeSet, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(scopes)
+}
+
 /// Space-separated, in a fixed order.
 impl fmt::Display for ScopeSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = Scope::ALL.into_iter().filter(|s| self.contains(*s)).map(Scope::as_str).collect();
+        let names: Vec<_> = Scope::ALL.into_iter().chain([Scope::PasswordChange]).filter(|s| self.contains(*s)).map(Scope::as_str).collect();
         f.write_str(&names.join(" "))
     }
 }

@@ -2,10 +2,10 @@
 
 use super::{
     Connection, StoreError, Tx,
-    db::{Row, must_hit, sql},
+    db::{Row, inconsistent, must_hit, sql},
     principals,
 };
-use crate::model::{Id, Principal, PrincipalName, Timestamp, TokenDigest};
+use crate::model::{Id, Network, Principal, PrincipalName, ScopeSet, Timestamp, TokenDigest};
 
 /// An API key as it may be shown: everything but the key.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -16,101 +16,112 @@ pub struct ApiKeyRow {
     pub principal: PrincipalName,
     /// What it is for, in its owner's words.
     pub label: String,
+    /// What it may do at most.
+    #[serde(serialize_with = "crate::model::scope::as_text")]
+    pub scope: ScopeSet,
+    /// From which networks it may be used; `None` is from anywhere.
+    pub sources: Option<Vec<Network>>,
     /// When it was made.
     pub created_at: Timestamp,
     /// From when it is void.
     pub expires_at: Option<Timestamp>,
     /// Since when it is revoked.
     pub revoked_at: Option<Timestamp>,
-}
-
-/// What an API key opens.
-#[derive(Debug)]
-pub struct ApiKeyOwner {
-    /// The key.
-    pub key: Id,
-    /// Whose it is.
-    pub principal: Principal,
-    /// From when it is void.
-    pub expires_at: Option<Timestamp>,
-    /// Since when it is revoked.
-    pub revoked_at: Option<Timestamp>,
+    /// When it was last used, to the minute.
+    pub last_used_at: Option<Timestamp>,
 }
 
 /// The key of that digest and its owner.
-pub async fn owner(db: &mut Connection, digest: TokenDigest) -> Result<Option<ApiKeyOwner>, StoreError> {
-    let statement = sql("select k.id as key_id, k.expires_at, k.revoked_at, \
-                         p.id, p.kind, p.name, p.role, p.disabled_at, p.created_at \
+pub async fn owner(
+    db: &mut Connection,
+    digest: TokenDigest,
+) -> Result<Option<(ApiKeyRow, Principal)>, StoreError> {
+    let statement = sql("select k.id as key_id, k.label, k.scope, k.sources, k.expires_at, k.revoked_at, k.last_used_at, \
+                         k.created_at as key_created_at, p.* \
                          from api_keys k join principals p on p.id = k.principal_id where k.digest = $1");
     let read = |row: &Row<'_>| {
-        Ok(ApiKeyOwner {
-            key: row.id("key_id")?,
-            principal: principals::read(row)?,
-            expires_at: row.maybe_time("expires_at")?,
-            revoked_at: row.maybe_time("revoked_at")?,
-        })
+        let key = ApiKeyRow {
+            id: row.id("key_id")?,
+            created_at: row.time("key_created_at")?,
+            ..read_row(row, "name")?
+        };
+        Ok((key, principals::read(row)?))
     };
     db.optional(statement.bind(digest), read).await
 }
 
 fn read(row: &Row<'_>) -> Result<ApiKeyRow, StoreError> {
+    read_row(row, "principal")
+}
+
+fn read_row(row: &Row<'_>, principal: &str) -> Result<ApiKeyRow, StoreError> {
     Ok(ApiKeyRow {
         id: row.id("id")?,
-        principal: row.parsed("principal")?,
+        principal: row.parsed(principal)?,
         label: row.text("label")?,
+        scope: row.parsed("scope")?,
+        sources: sources(row)?,
         created_at: row.time("created_at")?,
         expires_at: row.maybe_time("expires_at")?,
         revoked_at: row.maybe_time("revoked_at")?,
+        last_used_at: row.maybe_time("last_used_at")?,
     })
 }
 
-/// All keys, or those of one principal, by owner and age.
-pub async fn list(db: &mut Connection, principal: Option<Id>) -> Result<Vec<ApiKeyRow>, StoreError> {
-    let statement =
-        sql("select k.id, p.name as principal, k.label, k.created_at, k.expires_at, k.revoked_at \
-                         from api_keys k join principals p on p.id = k.principal_id \
-                         where $1 is null or k.principal_id = $1 order by p.name, k.created_at, k.id");
-    db.all(statement.bind(principal), read).await
+fn sources(row: &Row<'_>) -> Result<Option<Vec<Network>>, StoreError> {
+    let Some(text) = row.maybe_text("sources")? else { return Ok(None) };
+    let networks: Vec<String> = serde_json::from_str(&text).map_err(|_| inconsistent("sources"))?;
+    let parsed: Result<_, _> = networks.iter().map(|network| network.parse()).collect();
+    parsed.map(Some).map_err(|_| inconsistent("sources"))
+}
+
+/// Keys, all or those of one principal, oldest first.
+pub async fn list(
+    db: &mut Connection,
+    principal: Option<Id>,
+    after: Option<Id>,
+    limit: i64,
+) -> Result<Vec<ApiKeyRow>, StoreError> {
+    let statement = sql("select k.*, p.name as principal from api_keys k join principals p on p.id = k.principal_id \
+                         where ($1 is null or k.principal_id = $1) and ($2 is null or k.id > $2) \
+                         order by k.id limit $3");
+    db.all(statement.bind(principal).bind(after).bind(limit), read).await
 }
 
 /// The key of that identifier.
 pub async fn by_id(db: &mut Connection, id: Id) -> Result<Option<ApiKeyRow>, StoreError> {
-    let statement =
-        sql("select k.id, p.name as principal, k.label, k.created_at, k.expires_at, k.revoked_at \
-                         from api_keys k join principals p on p.id = k.principal_id where k.id = $1");
+    let statement = sql("select k.*, p.name as principal from api_keys k join principals p on p.id = k.principal_id \
+                         where k.id = $1");
     db.optional(statement.bind(id), read).await
 }
 
-/// A key to be stored.
-#[derive(Debug)]
-pub struct NewApiKey {
-    /// Its identifier.
-    pub id: Id,
-    /// Whose it is.
-    pub principal: Id,
-    /// What it is for.
-    pub label: String,
-    /// Its digest.
-    pub digest: TokenDigest,
-    /// Whether it was chosen by somebody else.
-    pub imported: bool,
-    /// From when it is void.
-    pub expires_at: Option<Timestamp>,
+/// Adds a key. `imported` is one that was chosen by somebody else.
+pub async fn insert(
+    tx: &mut Tx,
+    key: &ApiKeyRow,
+    principal: Id,
+    digest: TokenDigest,
+    imported: bool,
+) -> Result<(), StoreError> {
+    let sources = key.sources.as_ref().map(serde_json::to_string).transpose();
+    let statement = sql("insert into api_keys (id, principal_id, label, digest, imported, scope, sources, created_at, \
+                         expires_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9)")
+    .bind(key.id)
+    .bind(principal)
+    .bind(key.label.as_str())
+    .bind(digest)
+    .bind(imported)
+    .bind(key.scope.to_string())
+    .bind(sources.map_err(|_| inconsistent("sources"))?)
+    .bind(key.created_at)
+    .bind(key.expires_at);
+    tx.execute(statement).await.map(drop)
 }
 
-/// Adds a key.
-pub async fn insert(tx: &mut Tx, key: NewApiKey, now: Timestamp) -> Result<(), StoreError> {
-    let statement =
-        sql("insert into api_keys (id, principal_id, label, digest, imported, created_at, expires_at) \
-                         values ($1, $2, $3, $4, $5, $6, $7)")
-        .bind(key.id)
-        .bind(key.principal)
-        .bind(key.label)
-        .bind(key.digest)
-        .bind(key.imported)
-        .bind(now)
-        .bind(key.expires_at);
-    tx.execute(statement).await.map(drop)
+/// Remembers that a key was used.
+pub async fn touch(tx: &mut Tx, id: Id, now: Timestamp) -> Result<(), StoreError> {
+    let statement = sql("update api_keys set last_used_at = $1 where id = $2");
+    tx.execute(statement.bind(now).bind(id)).await.map(drop)
 }
 
 /// Revokes a key that is not revoked yet.

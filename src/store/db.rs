@@ -21,8 +21,10 @@ use crate::model::{Id, Timestamp, TokenDigest};
 const WAIT: Duration = Duration::from_secs(5);
 const READERS: u32 = 4;
 
-const MIGRATIONS: [(i64, &str, &str); 1] =
-    [(1, "init", include_str!("../../migrations/sqlite/0001_init.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 2] = [
+    (1, "init", include_str!("../../migrations/sqlite/0001_init.sql")),
+    (2, "tokens", include_str!("../../migrations/sqlite/0002_tokens.sql")),
+];
 
 /// What can go wrong in the database.
 #[derive(Debug, thiserror::Error)]

@@ -55,31 +55,51 @@ pub struct SigningKeyRow {
     pub algorithm: String,
     /// PKCS #8, sealed.
     pub sealed: Vec<u8>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// From when on it signs; it is published before.
+    pub activates_at: Timestamp,
+    /// Since when nothing it has signed is accepted.
+    pub compromised_at: Option<Timestamp>,
 }
 
-/// The signing keys of an algorithm, newest first.
-pub async fn signing_keys(db: &mut Connection, algorithm: &str) -> Result<Vec<SigningKeyRow>, StoreError> {
-    let statement = sql("select id, kid, algorithm, sealed from signing_keys where algorithm = $1 \
-                         order by created_at desc, id desc");
+/// The signing keys, the one that signs last first.
+pub async fn signing_keys(db: &mut Connection) -> Result<Vec<SigningKeyRow>, StoreError> {
     let read = |row: &Row<'_>| {
         Ok(SigningKeyRow {
             id: row.id("id")?,
             kid: row.text("kid")?,
             algorithm: row.text("algorithm")?,
             sealed: row.bytes("sealed")?,
+            created_at: row.time("created_at")?,
+            activates_at: row.time("activates_at")?,
+            compromised_at: row.maybe_time("compromised_at")?,
         })
     };
-    db.all(statement.bind(algorithm), read).await
+    db.all(sql("select * from signing_keys order by activates_at desc, id desc"), read).await
 }
 
 /// Adds a signing key.
-pub async fn insert_signing_key(tx: &mut Tx, key: SigningKeyRow, now: Timestamp) -> Result<(), StoreError> {
-    let statement =
-        sql("insert into signing_keys (id, kid, algorithm, sealed, created_at) values ($1, $2, $3, $4, $5)")
-            .bind(key.id)
-            .bind(key.kid)
-            .bind(key.algorithm)
-            .bind(key.sealed)
-            .bind(now);
+pub async fn insert_signing_key(tx: &mut Tx, key: SigningKeyRow) -> Result<(), StoreError> {
+    let statement = sql("insert into signing_keys (id, kid, algorithm, sealed, created_at, activates_at) \
+                         values ($1, $2, $3, $4, $5, $6)")
+    .bind(key.id)
+    .bind(key.kid)
+    .bind(key.algorithm)
+    .bind(key.sealed)
+    .bind(key.created_at)
+    .bind(key.activates_at);
     tx.execute(statement).await.map(drop)
+}
+
+/// Declares every signing key compromised, and tells which were not yet.
+pub async fn compromise_signing_keys(tx: &mut Tx, now: Timestamp) -> Result<Vec<String>, StoreError> {
+    let kids = tx.all(sql("select kid from signing_keys where compromised_at is null"), |row| row.text("kid")).await?;
+    tx.execute(sql("update signing_keys set compromised_at = $1 where compromised_at is null").bind(now)).await?;
+    Ok(kids)
+}
+
+/// The number that moves with every change to anything that decides access.
+pub async fn revision(db: &mut Connection) -> Result<i64, StoreError> {
+    Ok(db.optional(sql("select value from revision"), |row| row.int("value")).await?.unwrap_or(0))
 }

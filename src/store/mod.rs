@@ -12,5 +12,7 @@ pub mod keys;
 pub mod principals;
 pub mod projects;
 pub mod provider_keys;
+pub mod throttles;
+pub mod token_families;
 
 pub use db::{Connection, Store, StoreError, Tx};

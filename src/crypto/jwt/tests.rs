@@ -31,7 +31,7 @@ fn header(key: &SigningKey) -> Value {
 }
 
 fn check(key: &SigningKey, token: &str) -> Result<AccessClaims, JwtError> {
-    verify(token, std::slice::from_ref(key), &EXPECTED, NOW)
+    verify(token, &[key], &EXPECTED, NOW)
 }
 
 #[test]

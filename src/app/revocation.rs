@@ -1,0 +1,147 @@
+//! Revoking a token (RFC 7009) and asking about one (RFC 7662).
+
+use super::{
+    App, Error,
+    client::{Client, ClientCredentials},
+    token::TokenId,
+};
+use crate::{
+    crypto::{
+        self,
+        jwt::{self, AccessClaims},
+    },
+    model::{Action, AuditEvent, Caller, Id, Origin, Scope, Timestamp, TokenKind},
+    secret::Secret,
+    store::{audit_events, principals, token_families},
+};
+
+/// Who asks about a token.
+#[derive(Debug)]
+pub enum Asker {
+    /// A client that authenticates as at the token endpoint.
+    Client(ClientCredentials),
+    /// Somebody with an access token that carries `admin`.
+    Caller(Caller),
+}
+
+impl App {
+    /// Revokes a token of the client that asks: a refresh token with its whole session, an access token by itself. What
+    /// is unknown, somebody else's or over already is no error (RFC 7009 §2.2); a store that fails is one (§2.2.1).
+    pub async fn revoke_token(
+        &self,
+        client: ClientCredentials,
+        token: Option<Secret>,
+        origin: Origin,
+    ) -> Result<(), Error> {
+        let mut event = AuditEvent::anonymous(&origin, Action::TokenRevoke);
+        match self.revoke(client, token, &mut event).await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let reason = event.reason.clone().unwrap_or_else(|| error.code().to_owned());
+                self.book.record(event.denied(reason)).await?;
+                Err(error)
+            }
+        }
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the token is looked up by its digest, or verified")]
+    async fn revoke(
+        &self,
+        client: ClientCredentials,
+        token: Option<Secret>,
+        event: &mut AuditEvent,
+    ) -> Result<(), Error> {
+        let client = self.authenticate_client(client, event).await?;
+        let token = token.ok_or_else(|| super::token::missing("token"))?;
+        let mut tx = self.store.begin().await?;
+        let now = self.now();
+        if TokenKind::recognise(token.expose()) == Some(TokenKind::RefreshToken) {
+            let digest = crypto::token_digest(token.expose());
+            let found = token_families::by_token(&mut tx, digest).await?;
+            let own = found.filter(|(family, _)| family.client_id == client.id());
+            if let Some((family, _)) = own {
+                token_families::revoke(&mut tx, family.id, now).await?;
+                event.object = Some(format!("session:{}", family.id));
+            }
+        } else if let Some(claims) = self.access_token_of(&client, token.expose()) {
+            let end = i64::try_from(claims.exp).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+            // A little longer than the token itself, because of the leeway with which it is accepted.
+            let end = Timestamp::from_micros(end).plus(std::time::Duration::from_mins(1));
+            token_families::revoke_access_token(&mut tx, &claims.jti, end).await?;
+            event.object = Some(format!("access_token:{}", claims.jti));
+        }
+        tx.bump_revision().await?;
+        audit_events::append(&mut tx, self.new_id(), self.book.stream(), now, event.clone()).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// What an access token says, if it is valid now; `None` for everything else, without a difference. Refresh tokens and
+    /// API keys are not access tokens, and count as everything else.
+    pub async fn introspect_token(
+        &self,
+        asker: Asker,
+        token: Option<Secret>,
+        origin: Origin,
+    ) -> Result<Option<AccessClaims>, Error> {
+        let mut event = AuditEvent::anonymous(&origin, Action::TokenIntrospect);
+        match self.introspect(asker, token, &mut event).await {
+            Ok(claims) => {
+                let subject = claims.as_ref().map_or_else(|| "inactive".to_owned(), |claims| claims.jti.clone());
+                self.book.record(event.on(format!("access_token:{subject}"))).await?;
+                Ok(claims)
+            }
+            Err(error) => {
+                let reason = event.reason.clone().unwrap_or_else(|| error.code().to_owned());
+                self.book.record(event.denied(reason)).await?;
+                Err(error)
+            }
+        }
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the token is verified")]
+    async fn introspect(
+        &self,
+        asker: Asker,
+        token: Option<Secret>,
+        event: &mut AuditEvent,
+    ) -> Result<Option<AccessClaims>, Error> {
+        match asker {
+            Asker::Client(shown) => {
+                // RFC 7662 §2.1: whoever asks must authenticate, so that tokens cannot be tried out.
+                let Client::Confidential(_) = self.authenticate_client(shown, event).await? else {
+                    return Err(Error::InvalidClient);
+                };
+            }
+            Asker::Caller(caller) => {
+                *event = AuditEvent::by(&caller, Action::TokenIntrospect);
+                if !caller.may(Scope::Admin) {
+                    return Err(Error::InsufficientScope(Scope::Admin));
+                }
+            }
+        }
+        let token = token.ok_or_else(|| super::token::missing("token"))?;
+        let Ok(claims) = self.verify_access_token(token.expose()) else { return Ok(None) };
+        let mut db = self.store.read().await?;
+        let family = claims.jti.parse::<TokenId>().ok().and_then(|id| id.family);
+        if token_families::is_access_token_revoked(&mut db, &claims.jti, family).await? {
+            return Ok(None);
+        }
+        let Ok(id) = claims.sub.parse::<Id>() else { return Ok(None) };
+        let owner = principals::by_id(&mut db, id).await?;
+        Ok(owner.filter(crate::model::Principal::is_enabled).map(|_| claims))
+    }
+
+    fn access_token_of(&self, client: &Client, text: &str) -> Option<AccessClaims> {
+        self.verify_access_token(text).ok().filter(|claims| claims.client_id == client.id())
+    }
+
+    /// Signature, issuer, audience and time; not whether it was revoked.
+    pub(super) fn verify_access_token(&self, text: &str) -> Result<AccessClaims, jwt::JwtError> {
+        let expected = jwt::Expectation {
+            issuer: &self.settings.issuer,
+            audience: &self.settings.audience,
+            max_ttl: self.settings.access_ttl,
+        };
+        self.signing_keys.verify(text, &expected, self.now())
+    }
+}

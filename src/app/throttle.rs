@@ -1,0 +1,226 @@
+//! Against guessing: how often a password may be tried.
+//!
+//! Three counts, each kept in the database under a keyed digest, so that they survive a restart, hold across processes and
+//! say nothing of who exists:
+//!
+//! - **user and source**: five failures are free, then the wait doubles from a second to fifteen minutes;
+//! - **source**: thirty failures within five minutes close it for a quarter of an hour;
+//! - **user**: from thirty failures within a quarter of an hour on, only sources from which this user has logged in
+//!   before may try. So a stranger cannot lock anybody out of their usual place, nor of what they already hold.
+//!
+//! An attempt is counted before the password is looked at and taken back when it was right, so that guesses made at the
+//! same moment cannot outrun the count; attempts on the same user from the same source wait for each other. A name that
+//! nobody has is counted like any other.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::OwnedMutexGuard;
+
+use super::{App, Error};
+use crate::{
+    model::{AuditEvent, Id, PrincipalName, Timestamp},
+    store::{
+        Tx,
+        throttles::{self, Count},
+    },
+};
+
+/// How failures of one subject are counted.
+#[derive(Clone, Copy, Debug)]
+struct Rule {
+    /// How long failures are remembered; a failure begins the time anew if `sliding`.
+    window: Duration,
+    sliding: bool,
+    /// How many are free.
+    free: i64,
+    /// For how long the subject is closed after failure number `free + n`, counted from 0.
+    closed_for: fn(i64) -> Duration,
+}
+
+const PAIR: Rule = Rule {
+    window: Duration::from_mins(15),
+    sliding: true,
+    free: 5,
+    closed_for: |n| Duration::from_secs(1 << n.clamp(0, 10)).min(Duration::from_mins(15)),
+};
+const SOURCE: Rule = Rule {
+    window: Duration::from_mins(5),
+    sliding: false,
+    free: 30,
+    closed_for: |_| Duration::from_mins(15),
+};
+const CLIENTS: Rule =
+    Rule { window: Duration::from_mins(1), sliding: false, free: 20, closed_for: |_| Duration::from_mins(1) };
+/// Never closed: it only decides whether unknown sources may try.
+const ACCOUNT: Rule =
+    Rule { window: Duration::from_mins(15), sliding: true, free: i64::MAX, closed_for: |_| Duration::ZERO };
+const ACCOUNT_LIMIT: i64 = 30;
+
+/// For how long a source counts as known, and how many of them are remembered for a user.
+const KNOWN_FOR: Duration = Duration::from_hours(30 * 24);
+const KNOWN_SOURCES: i64 = 20;
+
+/// Something whose failures are counted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Subject {
+    key: [u8; 32],
+    rule: Rule,
+}
+
+/// An attempt that was let through, and counted as a failure until it turns out to be none.
+pub(super) struct Attempt {
+    pair: Subject,
+    source: Subject,
+    account: Subject,
+    source_mac: [u8; 32],
+    _turn: OwnedMutexGuard<()>,
+}
+
+/// One turn per user and source within this process.
+#[derive(Debug, Default)]
+pub(super) struct Turns(Mutex<HashMap<[u8; 32], Arc<tokio::sync::Mutex<()>>>>);
+
+impl Turns {
+    async fn take(&self, key: [u8; 32]) -> OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            // Those that nobody holds or waits for are forgotten, so that strangers' names do not pile up.
+            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+            Arc::clone(turns.entry(key).or_default())
+        };
+        turn.lock_owned().await
+    }
+}
+
+impl Subject {
+    fn of(app: &App, rule: Rule, kind: &str, name: &str) -> Self {
+        Self { key: app.keyring.mac(kind, name.as_bytes()), rule }
+    }
+
+    /// Client secrets tried from a source.
+    pub(super) fn clients(app: &App, source: &str) -> Self {
+        Self::of(app, CLIENTS, "throttle clients", &network(source))
+    }
+
+    /// The count after one more failure.
+    fn failed(&self, before: Option<Count>, now: Timestamp) -> Count {
+        let current = before.filter(|count| count.window_end > now);
+        let failures = current.map_or(0, |count| count.failures) + 1;
+        let window_end = match current {
+            Some(count) if !self.rule.sliding => count.window_end,
+            _ => now.plus(self.rule.window),
+        };
+        let closed = failures >= self.rule.free;
+        let blocked_until =
+            if closed { now.plus((self.rule.closed_for)(failures - self.rule.free)) } else { Timestamp::from_micros(0) };
+        Count { failures, window_end, blocked_until }
+    }
+}
+
+/// The part of an address that one guesser is taken to have: the whole of IPv4, the first 64 bits of IPv6.
+fn network(source: &str) -> String {
+    match source.parse() {
+        Ok(IpAddr::V6(address)) => format!("{:?}", &address.segments()[..4]),
+        _ => source.to_owned(),
+    }
+}
+
+impl App {
+    /// Lets a password attempt through, counted, or says when to come back. `user` is whom the name belongs to, if anybody.
+    pub(super) async fn admit(
+        &self,
+        name: &PrincipalName,
+        user: Option<Id>,
+        event: &mut AuditEvent,
+    ) -> Result<Attempt, Error> {
+        let source = network(&event.source);
+        let pair = Subject::of(self, PAIR, "throttle pair", &format!("{name} {source}"));
+        let attempt = Attempt {
+            pair,
+            source: Subject::of(self, SOURCE, "throttle source", &source),
+            account: Subject::of(self, ACCOUNT, "throttle account", name.as_str()),
+            source_mac: self.keyring.mac("known source", source.as_bytes()),
+            _turn: self.turns.take(pair.key).await,
+        };
+        let mut tx = self.store.begin().await?;
+        let now = self.now();
+        let closed = self.closed_until(&mut tx, &attempt, user, now).await?;
+        if let Some(until) = closed {
+            return Err(event.because("throttled", too_many(until, now)));
+        }
+        for subject in [attempt.pair, attempt.source, attempt.account] {
+            let before = throttles::find(&mut tx, subject.key).await?;
+            throttles::put(&mut tx, subject.key, subject.failed(before, now)).await?;
+        }
+        tx.commit().await?;
+        Ok(attempt)
+    }
+
+    async fn closed_until(
+        &self,
+        tx: &mut Tx,
+        attempt: &Attempt,
+        user: Option<Id>,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>, Error> {
+        for subject in [attempt.pair, attempt.source] {
+            let count = throttles::find(tx, subject.key).await?;
+            if let Some(count) = count.filter(|count| count.blocked_until > now) {
+                return Ok(Some(count.blocked_until));
+            }
+        }
+        let count = throttles::find(tx, attempt.account.key).await?.filter(|count| count.window_end > now);
+        let Some(count) = count.filter(|count| count.failures >= ACCOUNT_LIMIT) else { return Ok(None) };
+        let since = Timestamp::from_micros(now.micros() - i64::try_from(KNOWN_FOR.as_micros()).unwrap_or(0));
+        let known = match user {
+            Some(user) => throttles::is_known(tx, user, attempt.source_mac, since).await?,
+            None => false,
+        };
+        Ok((!known).then_some(count.window_end))
+    }
+
+    /// The attempt was no guess: the password was right, or was never looked at.
+    pub(super) async fn take_back(&self, tx: &mut Tx, attempt: &Attempt) -> Result<(), Error> {
+        throttles::forget(tx, attempt.pair.key).await?;
+        for subject in [attempt.source, attempt.account] {
+            if let Some(count) = throttles::find(tx, subject.key).await? {
+                let failures = (count.failures - 1).max(0);
+                throttles::put(tx, subject.key, Count { failures, ..count }).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The user has logged in from there.
+    pub(super) async fn remember_source(&self, tx: &mut Tx, user: Id, attempt: &Attempt) -> Result<(), Error> {
+        Ok(throttles::remember(tx, user, attempt.source_mac, KNOWN_SOURCES, self.now()).await?)
+    }
+
+    /// Refuses while `subject` is closed.
+    pub(super) async fn refuse_if_blocked(&self, subject: &Subject, event: &mut AuditEvent) -> Result<(), Error> {
+        let count = throttles::find(&mut self.store.read().await?, subject.key).await?;
+        let now = self.now();
+        match count.filter(|count| count.blocked_until > now) {
+            Some(count) => Err(event.because("throttled", too_many(count.blocked_until, now))),
+            None => Ok(()),
+        }
+    }
+
+    /// One more failure of `subject`.
+    pub(super) async fn count_failure(&self, subject: &Subject) -> Result<(), Error> {
+        let mut tx = self.store.begin().await?;
+        let before = throttles::find(&mut tx, subject.key).await?;
+        throttles::put(&mut tx, subject.key, subject.failed(before, self.now())).await?;
+        Ok(tx.commit().await?)
+    }
+}
+
+fn too_many(until: Timestamp, now: Timestamp) -> Error {
+    let micros = until.micros() - now.micros();
+    Error::TooMany { retry_after: u64::try_from(micros.div_euclid(1_000_000) + 1).unwrap_or(1) }
+}

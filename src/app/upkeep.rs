@@ -1,0 +1,60 @@
+//! What a server does by itself: notice what other processes have changed, and forget what is over.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{App, Error};
+use crate::{
+    model::Timestamp,
+    store::{keys, throttles, token_families},
+};
+
+/// How often to look whether another process has changed something; a revocation elsewhere is in force within a second.
+const WATCH: Duration = Duration::from_millis(250);
+/// How often to forget.
+const FORGET: Duration = Duration::from_mins(1);
+/// How many rows one transaction forgets at most, so that nobody waits long for it.
+const BATCH: i64 = 500;
+
+impl App {
+    /// Runs until it is dropped.
+    pub async fn upkeep(self: Arc<Self>) {
+        let mut watch = tokio::time::interval(WATCH);
+        watch.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (mut seen, mut ticks) = (0, 0_u128);
+        loop {
+            watch.tick().await;
+            ticks += 1;
+            if let Err(error) = self.notice(&mut seen).await {
+                tracing::warn!(%error, "could not look for changes");
+            }
+            if ticks.is_multiple_of(FORGET.as_millis() / WATCH.as_millis()) {
+                if let Err(error) = self.forget().await {
+                    tracing::warn!(%error, "could not clear what is over");
+                }
+            }
+        }
+    }
+
+    /// Reads the signing keys again if anything that decides access has changed.
+    async fn notice(&self, seen: &mut i64) -> Result<(), Error> {
+        let revision = keys::revision(&mut self.store.read().await?).await?;
+        if revision != *seen {
+            self.load_signing_keys().await?;
+            *seen = revision;
+        }
+        Ok(())
+    }
+
+    /// Forgets sessions, revocations and throttles that are over, and replaces an old signing key.
+    async fn forget(&self) -> Result<(), Error> {
+        let now = self.now();
+        // An access token can outlive its session's end by its own lifetime.
+        let over = Timestamp::from_micros(now.micros() - 3_600_000_000);
+        let mut tx = self.store.begin().await?;
+        token_families::forget_ended(&mut tx, over, BATCH).await?;
+        token_families::forget_revoked(&mut tx, now).await?;
+        throttles::forget_ended(&mut tx, now, BATCH).await?;
+        tx.commit().await?;
+        self.replace_old_signing_key().await
+    }
+}
