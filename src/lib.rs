@@ -1,4 +1,21 @@
 //! Keydesk: the front desk for a team's LLM API keys.
+//!
+//! People and machines prove who they are, get exactly the provider keys they may use, and every handover is written in
+//! the book before the key leaves. This library is the whole program; the binary only calls [`cli`].
+//!
+//! What may import what is fixed, and a test enforces it:
+//!
+//! ```text
+//! main ─► cli ─► http ─► app ─► store ─► model
+//!         cli ──► app ─► crypto ─► model
+//! ```
+//!
+//! - [`model`]: nouns and rules; pure.
+//! - [`crypto`]: digests, password hashing, sealing at rest, access tokens.
+//! - [`store`]: SQL only; sees sealed bytes and digests, never a secret.
+//! - [`app`]: the operations. Each takes the caller first, authorises, works, and writes its audit event.
+//! - [`http`]: wire to operation and back.
+
 pub mod app;
 pub mod cli;
 pub mod config;

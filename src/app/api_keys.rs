@@ -42,7 +42,8 @@ impl App {
             expires_at,
             revoked_at: None,
         };
-        let mut change = self.change(caller, Scope::Admin, Action::ApiKeyIssue, format!("api_key:{id}")).await?;
+        let mut change =
+            self.change(caller, Scope::Admin, Action::ApiKeyIssue, format!("api_key:{id}")).await?;
         let result = async {
             let principal = existing(&mut change, owner).await?.id;
             let key = NewApiKey { id, principal, label, digest, imported: false, expires_at };
@@ -54,7 +55,11 @@ impl App {
     }
 
     /// All API keys, or one principal's. Needs `admin`.
-    pub async fn api_keys(&self, caller: &Caller, owner: Option<&PrincipalName>) -> Result<Vec<ApiKeyRow>, Error> {
+    pub async fn api_keys(
+        &self,
+        caller: &Caller,
+        owner: Option<&PrincipalName>,
+    ) -> Result<Vec<ApiKeyRow>, Error> {
         if !caller.may(Scope::Admin) {
             return Err(Error::InsufficientScope(Scope::Admin));
         }
@@ -69,7 +74,8 @@ impl App {
     /// Revokes an API key: it is dead when this returns. Needs `admin`.
     pub async fn revoke_api_key(&self, caller: &Caller, id: Id) -> Result<(), Error> {
         let now = self.now();
-        let mut change = self.change(caller, Scope::Admin, Action::ApiKeyRevoke, format!("api_key:{id}")).await?;
+        let mut change =
+            self.change(caller, Scope::Admin, Action::ApiKeyRevoke, format!("api_key:{id}")).await?;
         let result = async {
             let key = api_keys::by_id(&mut change, id).await?;
             let key = key.ok_or_else(|| Error::NotFound("there is no such API key".to_owned()))?;

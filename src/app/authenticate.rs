@@ -7,8 +7,8 @@ use super::{App, Error};
 use crate::{
     crypto::{self, jwt},
     model::{
-        Action, AuditEvent, Caller, CredentialKind, Id, Origin, Principal, PrincipalName, Scope, ScopeSet, TokenDigest,
-        TokenKind, provider, token,
+        Action, AuditEvent, Caller, CredentialKind, Id, Origin, Principal, PrincipalName, Scope, ScopeSet,
+        TokenDigest, TokenKind, provider, token,
     },
     secret::Secret,
     store::{api_keys, principals},
@@ -136,7 +136,8 @@ impl Found {
     fn into_caller(self, account: Option<&str>, origin: Origin) -> Result<Caller, Refusal> {
         let owner = &self.principal;
         let named = |account: &str| {
-            account == owner.id.to_string() || account.parse::<PrincipalName>().is_ok_and(|name| name == owner.name)
+            account == owner.id.to_string()
+                || account.parse::<PrincipalName>().is_ok_and(|name| name == owner.name)
         };
         if !account.is_none_or(named) {
             return Err(("wrong_service_account", Some(self.principal)));
@@ -155,7 +156,12 @@ impl Found {
     }
 }
 
-fn refusal(origin: Origin, kind: Option<CredentialKind>, reason: &str, owner: Option<Principal>) -> AuditEvent {
+fn refusal(
+    origin: Origin,
+    kind: Option<CredentialKind>,
+    reason: &str,
+    owner: Option<Principal>,
+) -> AuditEvent {
     AuditEvent {
         action: Action::CredentialVerify,
         outcome: crate::model::Outcome::Denied,

@@ -58,7 +58,9 @@ impl Book {
     pub(super) async fn record(&self, event: AuditEvent) -> Result<(), Error> {
         let (written, answer) = oneshot::channel();
         let entry = Entry { event, written };
-        self.queue.try_send(entry).map_err(|_| Error::Unavailable("the book has too many events waiting".into()))?;
+        self.queue
+            .try_send(entry)
+            .map_err(|_| Error::Unavailable("the book has too many events waiting".into()))?;
         match answer.await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(cause)) => Err(Error::Unavailable(cause.into())),
@@ -76,8 +78,10 @@ async fn write(
 ) {
     let mut batch = Vec::with_capacity(BATCH);
     while entries.recv_many(&mut batch, BATCH).await > 0 {
-        let (events, waiting): (Vec<_>, Vec<_>) = batch.drain(..).map(|entry| (entry.event, entry.written)).unzip();
-        let result = write_batch(&store, &surroundings, stream, events).await.map_err(|error| error.to_string());
+        let (events, waiting): (Vec<_>, Vec<_>) =
+            batch.drain(..).map(|entry| (entry.event, entry.written)).unzip();
+        let result =
+            write_batch(&store, &surroundings, stream, events).await.map_err(|error| error.to_string());
         healthy.store(result.is_ok(), Ordering::Relaxed);
         for written in waiting {
             // Who has stopped waiting has gone; the event stays.

@@ -93,7 +93,8 @@ impl Location {
                 path.display()
             )));
         }
-        let text = fs::read_to_string(path).map_err(|error| refuse("cannot read the key-encryption key", path, &error))?;
+        let text = fs::read_to_string(path)
+            .map_err(|error| refuse("cannot read the key-encryption key", path, &error))?;
         Kek::from_text(&Secret::new(text)).map_err(|error| {
             Error::Refused(format!("the key-encryption key {} is of no use: {error}", path.display()))
         })
@@ -135,7 +136,8 @@ impl Location {
         let app = App::assemble(store, &kek, settings, surroundings).await?;
         app.settle_in(caller, admin_password).await?;
         app.close().await;
-        fs::rename(&draft, &self.database).map_err(|error| refuse("cannot create", &self.database, &error))?;
+        fs::rename(&draft, &self.database)
+            .map_err(|error| refuse("cannot create", &self.database, &error))?;
         let directory = self.database.parent().unwrap_or(Path::new("."));
         sync_directory(directory).map_err(|error| refuse("cannot write to", directory, &error))?;
         Ok(FirstStart { admin: ADMIN })
@@ -230,7 +232,8 @@ impl App {
         let rows = keys::signing_keys(&mut self.store.read().await?, algorithm.as_str()).await?;
         rows.into_iter()
             .map(|row| {
-                let pkcs8 = self.keyring.open(signing_key_place(row.id), &row.sealed).map_err(Error::internal)?;
+                let pkcs8 =
+                    self.keyring.open(signing_key_place(row.id), &row.sealed).map_err(Error::internal)?;
                 SigningKey::from_pkcs8(algorithm, &pkcs8).map_err(Error::internal)
             })
             .collect()

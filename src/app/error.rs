@@ -104,7 +104,9 @@ impl From<StoreError> for Error {
             StoreError::Exists => Self::Conflict("it exists already".to_owned()),
             StoreError::InUse => Self::Conflict("something still refers to it".to_owned()),
             StoreError::Unavailable(_) => Self::Unavailable(error.into()),
-            StoreError::Inconsistent { .. } | StoreError::Newer { .. } | StoreError::NotOurs(_) => Self::internal(error),
+            StoreError::Inconsistent { .. } | StoreError::Newer { .. } | StoreError::NotOurs(_) => {
+                Self::internal(error)
+            }
         }
     }
 }

@@ -31,7 +31,8 @@ impl App {
         providers: Option<&BTreeSet<Provider>>,
     ) -> Result<(), Error> {
         let now = self.now();
-        let mut change = self.change(caller, Scope::Admin, Action::GrantSet, object(principal, project)).await?;
+        let mut change =
+            self.change(caller, Scope::Admin, Action::GrantSet, object(principal, project)).await?;
         change.event = change.event.clone().version(covered(providers));
         let result = async {
             let principal = principals::existing(&mut change, principal).await?.id;
@@ -49,7 +50,8 @@ impl App {
         principal: &PrincipalName,
         project: &ProjectName,
     ) -> Result<(), Error> {
-        let mut change = self.change(caller, Scope::Admin, Action::GrantRemove, object(principal, project)).await?;
+        let mut change =
+            self.change(caller, Scope::Admin, Action::GrantRemove, object(principal, project)).await?;
         let result = async {
             let principal_id = principals::existing(&mut change, principal).await?.id;
             let project_id = projects::existing(&mut change, project).await?.id;
@@ -74,7 +76,8 @@ pub(super) async fn grant_projects(
     for name in names {
         let project = projects::existing(change, name).await?;
         grants::put(change, principal.id, project.id, None, principal.created_at).await?;
-        let event = AuditEvent::by(caller, Action::GrantSet).on(object(&principal.name, name)).version(covered(None));
+        let event =
+            AuditEvent::by(caller, Action::GrantSet).on(object(&principal.name, name)).version(covered(None));
         change.also(event).await?;
     }
     Ok(())

@@ -6,7 +6,10 @@
 
 use super::{App, Error, principals::object, projects, provider_keys};
 use crate::{
-    model::{Action, Caller, Id, Principal, PrincipalKind, PrincipalName, ProjectName, Provider, Role, Scope, provider},
+    model::{
+        Action, Caller, Id, Principal, PrincipalKind, PrincipalName, ProjectName, Provider, Role, Scope,
+        provider,
+    },
     secret::Secret,
     store::{
         api_keys::{self, NewApiKey},
@@ -55,7 +58,9 @@ impl Found {
         let providers = self.provider_keys.iter().map(|found| (found.variable.as_str(), &found.key));
         for (variable, key) in providers.chain(service) {
             provider::check_key_text(key.expose()).map_err(|error| {
-                Error::Refused(format!("{variable} is not imported: {error}. Set it to the real key, or unset it."))
+                Error::Refused(format!(
+                    "{variable} is not imported: {error}. Set it to the real key, or unset it."
+                ))
             })?;
         }
         Ok(())
@@ -77,7 +82,11 @@ impl App {
     }
 
     #[expect(clippy::disallowed_methods, reason = "the key is compared by a keyed digest")]
-    async fn import_provider_key(&self, caller: &Caller, found: &FoundKey) -> Result<Option<Imported>, Error> {
+    async fn import_provider_key(
+        &self,
+        caller: &Caller,
+        found: &FoundKey,
+    ) -> Result<Option<Imported>, Error> {
         let project = ProjectName::default_project();
         let mac = self.keyring.mac("imported provider key", found.key.expose().as_bytes());
         let mut db = self.store.read().await?;
@@ -93,7 +102,8 @@ impl App {
         let object = provider_keys::object(&project, &found.provider);
         let mut change = self.change(caller, Scope::LlmKeysWrite, Action::ProviderKeySet, object).await?;
         let result = async {
-            let (id, version) = self.add_version(&mut change, project_id, &found.provider, &found.key).await?;
+            let (id, version) =
+                self.add_version(&mut change, project_id, &found.provider, &found.key).await?;
             rows::set_imported_mac(&mut change, id, mac).await?;
             Ok(version)
         };
@@ -117,11 +127,13 @@ impl App {
         drop(db);
         let account = self.imported_account(caller).await?;
         let (id, now) = (self.new_id(), self.now());
-        let mut change = self.change(caller, Scope::Admin, Action::ApiKeyIssue, format!("api_key:{id}")).await?;
+        let mut change =
+            self.change(caller, Scope::Admin, Action::ApiKeyIssue, format!("api_key:{id}")).await?;
         let result = async {
             for old in api_keys::imported(&mut change, account).await? {
                 api_keys::revoke(&mut change, old, now).await?;
-                let revoked = crate::model::AuditEvent::by(caller, Action::ApiKeyRevoke).on(format!("api_key:{old}"));
+                let revoked =
+                    crate::model::AuditEvent::by(caller, Action::ApiKeyRevoke).on(format!("api_key:{old}"));
                 change.also(revoked).await?;
             }
             let label = SERVICE_VARIABLE.to_owned();
@@ -141,7 +153,8 @@ impl App {
         match present {
             Some(Principal { kind: PrincipalKind::ServiceAccount, id, .. }) => return Ok(id),
             Some(_) => {
-                let detail = "SERVICE_API_KEY is not imported: a user has the name `default`. Rename or unset it.";
+                let detail =
+                    "SERVICE_API_KEY is not imported: a user has the name `default`. Rename or unset it.";
                 return Err(Error::Refused(detail.to_owned()));
             }
             None => {}

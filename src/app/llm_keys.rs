@@ -117,7 +117,12 @@ impl App {
     }
 
     /// The grant that applies: on the project asked for, else on the only one, else on `default`.
-    async fn granted(&self, db: &mut Connection, caller: &Caller, project: Option<&str>) -> Result<Granted, Error> {
+    async fn granted(
+        &self,
+        db: &mut Connection,
+        caller: &Caller,
+        project: Option<&str>,
+    ) -> Result<Granted, Error> {
         let Some((principal, _)) = caller.principal else {
             return Err(Error::Forbidden("keys are handed to users and service accounts only".to_owned()));
         };
@@ -130,8 +135,12 @@ impl App {
         match wanted {
             Some(index) => Ok(granted.swap_remove(index)),
             // The same whether the project exists or not.
-            None if project.is_some() => Err(Error::Forbidden("you have no grant on this project".to_owned())),
-            None if granted.is_empty() => Err(Error::Forbidden("you have no grant on any project".to_owned())),
+            None if project.is_some() => {
+                Err(Error::Forbidden("you have no grant on this project".to_owned()))
+            }
+            None if granted.is_empty() => {
+                Err(Error::Forbidden("you have no grant on any project".to_owned()))
+            }
             None => {
                 let names: Vec<_> = granted.iter().map(|grant| grant.project.as_str()).collect();
                 Err(Error::Invalid(format!("name one of your projects with ?project=: {}", names.join(", "))))
@@ -175,12 +184,10 @@ impl App {
     }
 
     fn etag(&self, caller: &Caller, project: &ProjectName, keys: &[CurrentKey]) -> String {
-        let mut said = format!("{:?}\n{project}\n", caller.principal.map(|(id, _)| id));
-        for key in keys {
-            said.push_str(&format!("{} {} {}\n", key.provider, key.version, key.version_id));
-        }
+        let versions: Vec<_> = keys.iter().map(|key| (&key.provider, key.version, key.version_id)).collect();
+        let said = format!("{:?} {project} {versions:?}", caller.principal);
         let mac = self.keyring.mac("etag", said.as_bytes());
-        format!("\"{}\"", mac[..16].iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+        format!("\"{}\"", super::hex(&mac[..16]))
     }
 }
 

@@ -24,7 +24,7 @@ pub mod users;
 use std::{sync::Arc, time::Duration};
 
 pub use authenticate::Presented;
-pub use error::Error;
+pub use error::{Cause, Error};
 
 use crate::{
     crypto::{
@@ -136,4 +136,16 @@ impl Surroundings {
     fn new_id(&self) -> Id {
         Id::generate(self.clock.now(), &*self.entropy)
     }
+}
+
+/// A short text that changes with `bytes`, for entity tags of things that are not secret.
+pub fn fingerprint(bytes: &[u8]) -> String {
+    hex(&crate::crypto::sha256(bytes)[..16])
+}
+
+/// Lower-case hexadecimal.
+fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = |byte: &u8| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
+    bytes.iter().flat_map(digits).map(char::from).collect()
 }

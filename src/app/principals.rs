@@ -16,8 +16,14 @@ impl App {
     }
 
     /// Shuts a principal out: every credential it holds is dead when this returns.
-    pub async fn disable(&self, caller: &Caller, kind: PrincipalKind, name: &PrincipalName) -> Result<(), Error> {
-        let mut change = self.change(caller, Scope::Admin, Action::PrincipalDisable, object(kind, name)).await?;
+    pub async fn disable(
+        &self,
+        caller: &Caller,
+        kind: PrincipalKind,
+        name: &PrincipalName,
+    ) -> Result<(), Error> {
+        let mut change =
+            self.change(caller, Scope::Admin, Action::PrincipalDisable, object(kind, name)).await?;
         let now = self.now();
         let result = async {
             let principal = of_kind(&mut change, kind, name).await?;
@@ -29,8 +35,14 @@ impl App {
     }
 
     /// Lets a principal in again.
-    pub async fn enable(&self, caller: &Caller, kind: PrincipalKind, name: &PrincipalName) -> Result<(), Error> {
-        let mut change = self.change(caller, Scope::Admin, Action::PrincipalEnable, object(kind, name)).await?;
+    pub async fn enable(
+        &self,
+        caller: &Caller,
+        kind: PrincipalKind,
+        name: &PrincipalName,
+    ) -> Result<(), Error> {
+        let mut change =
+            self.change(caller, Scope::Admin, Action::PrincipalEnable, object(kind, name)).await?;
         let result = async {
             let principal = of_kind(&mut change, kind, name).await?;
             Ok(principals::set_disabled_at(&mut change, principal.id, None).await?)
@@ -40,8 +52,14 @@ impl App {
     }
 
     /// Deletes a principal with its secrets, API keys and grants. The book keeps its name.
-    pub async fn delete(&self, caller: &Caller, kind: PrincipalKind, name: &PrincipalName) -> Result<(), Error> {
-        let mut change = self.change(caller, Scope::Admin, Action::PrincipalDelete, object(kind, name)).await?;
+    pub async fn delete(
+        &self,
+        caller: &Caller,
+        kind: PrincipalKind,
+        name: &PrincipalName,
+    ) -> Result<(), Error> {
+        let mut change =
+            self.change(caller, Scope::Admin, Action::PrincipalDelete, object(kind, name)).await?;
         let result = async {
             let principal = of_kind(&mut change, kind, name).await?;
             keep_one_admin(&mut change, &principal).await?;
@@ -75,7 +93,8 @@ pub(super) async fn of_kind(
 
 /// A desk that nobody can administer cannot be mended over HTTP.
 async fn keep_one_admin(db: &mut Connection, principal: &Principal) -> Result<(), Error> {
-    let is_admin = principal.kind == PrincipalKind::User && principal.role == Role::Admin && principal.is_enabled();
+    let is_admin =
+        principal.kind == PrincipalKind::User && principal.role == Role::Admin && principal.is_enabled();
     if is_admin && principals::other_enabled_admins(db, principal.id).await? == 0 {
         let detail = format!("{} is the last enabled admin; make another one first", principal.name);
         return Err(Error::Conflict(detail));

@@ -34,7 +34,8 @@ impl App {
         provider: &Provider,
         key: &Secret,
     ) -> Result<i64, Error> {
-        provider::check_key_text(key.expose()).map_err(|error| Error::Invalid(format!("not a provider key: {error}")))?;
+        provider::check_key_text(key.expose())
+            .map_err(|error| Error::Invalid(format!("not a provider key: {error}")))?;
         let object = object(project, provider);
         let mut change = self.change(caller, Scope::LlmKeysWrite, Action::ProviderKeySet, object).await?;
         let result = async {
@@ -59,16 +60,13 @@ impl App {
         key: &Secret,
     ) -> Result<(Id, i64), Error> {
         let (version_id, now) = (self.new_id(), self.now());
-        let (id, version) = match provider_keys::find(change, project, provider).await? {
-            Some(row) => {
-                provider_keys::set_version(change, row.id, row.version + 1, now).await?;
-                (row.id, row.version + 1)
-            }
-            None => {
-                let id = self.new_id();
-                provider_keys::insert(change, id, project, provider, now).await?;
-                (id, 1)
-            }
+        let (id, version) = if let Some(row) = provider_keys::find(change, project, provider).await? {
+            provider_keys::set_version(change, row.id, row.version + 1, now).await?;
+            (row.id, row.version + 1)
+        } else {
+            let id = self.new_id();
+            provider_keys::insert(change, id, project, provider, now).await?;
+            (id, 1)
         };
         let place = version_place(version_id);
         let sealed = self.keyring.seal(place, key.expose().as_bytes(), &*self.surroundings.entropy);
@@ -88,7 +86,8 @@ impl App {
         let result = async {
             let project_id = projects::existing(&mut change, project).await?.id;
             let row = provider_keys::find(&mut change, project_id, provider).await?;
-            let row = row.ok_or_else(|| Error::NotFound(format!("project {project} has no key of {provider}")))?;
+            let row =
+                row.ok_or_else(|| Error::NotFound(format!("project {project} has no key of {provider}")))?;
             Ok(provider_keys::delete(&mut change, row.id).await?)
         };
         let result = result.await;

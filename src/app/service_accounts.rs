@@ -12,8 +12,8 @@ use super::{
 use crate::{
     crypto,
     model::{
-        Action, AuditEvent, Caller, Id, Principal, PrincipalKind, PrincipalName, ProjectName, Role, Scope, Timestamp,
-        TokenDigest, TokenKind,
+        Action, AuditEvent, Caller, Id, Principal, PrincipalKind, PrincipalName, ProjectName, Role, Scope,
+        Timestamp, TokenDigest, TokenKind,
     },
     secret::Secret,
     store::{
@@ -84,7 +84,8 @@ impl App {
         name: &PrincipalName,
         overlap: Duration,
     ) -> Result<Secret, Error> {
-        let (client_secret, digest) = crypto::generate_token(TokenKind::ClientSecret, &*self.surroundings.entropy);
+        let (client_secret, digest) =
+            crypto::generate_token(TokenKind::ClientSecret, &*self.surroundings.entropy);
         let (id, now) = (self.new_id(), self.now());
         let object = object(PrincipalKind::ServiceAccount, name);
         let mut change = self.change(caller, Scope::Admin, Action::ClientSecretRotate, object).await?;

@@ -4,8 +4,8 @@ use super::{App, Error};
 use crate::{
     crypto::{self, jwt::AccessClaims, password::Verdict},
     model::{
-        Action, AuditEvent, CredentialKind, Origin, Outcome, Principal, PrincipalKind, PrincipalName, Scope, ScopeSet,
-        Timestamp, TokenKind, password::MAX_PASSWORD_BYTES,
+        Action, AuditEvent, CredentialKind, Origin, Outcome, Principal, PrincipalKind, PrincipalName, Scope,
+        ScopeSet, Timestamp, TokenKind, password::MAX_PASSWORD_BYTES,
     },
     secret::Secret,
     store::{audit_events, client_secrets, principals},
@@ -96,7 +96,9 @@ impl App {
                 let password = request.password.ok_or_else(|| missing("password"))?;
                 self.password_grant(&username, password, scopes, draft).await
             }
-            Client::Confidential(account) if !is_password => self.client_credentials_grant(account, scopes, draft).await,
+            Client::Confidential(account) if !is_password => {
+                self.client_credentials_grant(account, scopes, draft).await
+            }
             // RFC 6749 §4.4: only a confidential client can use this grant.
             Client::Public => Err(Error::InvalidClient),
             // A service account speaks for itself, never for a user.
@@ -113,7 +115,11 @@ impl App {
         draft: &mut Draft,
     ) -> Result<Client, Error> {
         let Some(id) = id.filter(|id| id != PUBLIC_CLIENT || secret.is_some()) else {
-            return if secret.is_none() { Ok(draft.client(Client::Public)) } else { Err(Error::InvalidClient) };
+            return if secret.is_none() {
+                Ok(draft.client(Client::Public))
+            } else {
+                Err(Error::InvalidClient)
+            };
         };
         let secret = secret.ok_or(Error::InvalidClient)?;
         let well_formed = TokenKind::recognise(secret.expose()) == Some(TokenKind::ClientSecret);
@@ -167,9 +173,11 @@ impl App {
             return Err(draft.because("disabled", Error::InvalidGrant));
         }
         let token = self.sign(&user, PUBLIC_CLIENT, scopes)?;
-        draft.event = draft.event.clone().version(&token.scope);
+        draft.event = draft.event.clone().version(token.scope);
         match (verdict, stored) {
-            (Verdict::RightButOutdated(renewed), Some(old)) => self.renew_hash(&user, old, renewed, draft).await?,
+            (Verdict::RightButOutdated(renewed), Some(old)) => {
+                self.renew_hash(&user, old, renewed, draft).await?;
+            }
             _ => self.book.record(draft.event.clone()).await?,
         }
         Ok(token)
@@ -183,16 +191,23 @@ impl App {
         draft: &mut Draft,
     ) -> Result<IssuedToken, Error> {
         let token = self.sign(&account, account.name.as_str(), scopes)?;
-        self.book.record(draft.event.clone().version(&token.scope)).await?;
+        self.book.record(draft.event.clone().version(token.scope)).await?;
         Ok(token)
     }
 
     /// Stores a hash made with today's parameters, unless the password was changed meanwhile, and writes both events.
-    async fn renew_hash(&self, user: &Principal, old: String, renewed: String, draft: &Draft) -> Result<(), Error> {
+    async fn renew_hash(
+        &self,
+        user: &Principal,
+        old: String,
+        renewed: String,
+        draft: &Draft,
+    ) -> Result<(), Error> {
         let mut tx = self.store.begin().await?;
         let (stream, now) = (self.book.stream(), self.now());
         if principals::renew_password_hash(&mut tx, user.id, old, renewed).await? {
-            let event = AuditEvent { action: Action::UserRehashPassword, version: None, ..draft.event.clone() };
+            let event =
+                AuditEvent { action: Action::UserRehashPassword, version: None, ..draft.event.clone() };
             audit_events::append(&mut tx, self.new_id(), stream, now, event).await?;
         }
         audit_events::append(&mut tx, self.new_id(), stream, now, draft.event.clone()).await?;
@@ -225,7 +240,7 @@ impl App {
     /// How the book names a user name that nobody has. Keyed, because people type passwords into the wrong field.
     fn unknown_name(&self, name: &PrincipalName) -> String {
         let mac = self.keyring.mac("unknown user name", name.as_str().as_bytes());
-        format!("unknown:{}", mac[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+        format!("unknown:{}", super::hex(&mac[..8]))
     }
 }
 

@@ -1,6 +1,11 @@
 //! People: users and their passwords.
 
-use super::{App, Error, change::Change, grants::grant_projects, principals::{object, of_kind}};
+use super::{
+    App, Error,
+    change::Change,
+    grants::grant_projects,
+    principals::{object, of_kind},
+};
 use crate::{
     model::{Action, Caller, Principal, PrincipalKind, PrincipalName, ProjectName, Role, Scope},
     secret::Secret,
@@ -41,7 +46,12 @@ impl App {
     }
 
     /// Sets a user's password. Needs `admin`.
-    pub async fn set_password(&self, caller: &Caller, name: &PrincipalName, password: Secret) -> Result<(), Error> {
+    pub async fn set_password(
+        &self,
+        caller: &Caller,
+        name: &PrincipalName,
+        password: Secret,
+    ) -> Result<(), Error> {
         let hash = self.hash_new_password(name, password).await?;
         let object = object(PrincipalKind::User, name);
         let mut change = self.change(caller, Scope::Admin, Action::UserSetPassword, object).await?;
@@ -54,7 +64,11 @@ impl App {
     }
 
     #[expect(clippy::disallowed_methods, reason = "the policy reads the password it judges")]
-    pub(super) async fn hash_new_password(&self, name: &PrincipalName, password: Secret) -> Result<String, Error> {
+    pub(super) async fn hash_new_password(
+        &self,
+        name: &PrincipalName,
+        password: Secret,
+    ) -> Result<String, Error> {
         let policy = self.settings.password_policy;
         policy.check(name, password.expose()).map_err(|error| Error::Invalid(error.to_string()))?;
         Ok(self.passwords.hash(password).await?)

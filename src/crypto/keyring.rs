@@ -87,7 +87,8 @@ impl Key {
 
     fn cipher(&self, label: &'static [u8]) -> aead::LessSafeKey {
         #[expect(clippy::expect_used, reason = "the key is 32 bytes long by type")]
-        let key = aead::UnboundKey::new(&aead::AES_256_GCM, &*self.derive(label)).expect("AES-256 takes 32 bytes");
+        let key =
+            aead::UnboundKey::new(&aead::AES_256_GCM, &*self.derive(label)).expect("AES-256 takes 32 bytes");
         aead::LessSafeKey::new(key)
     }
 }
@@ -114,7 +115,8 @@ impl Kek {
     /// From the text of its file: 32 bytes in base64.
     #[expect(clippy::disallowed_methods, reason = "the text becomes the key")]
     pub fn from_text(text: &Secret) -> Result<Self, SealError> {
-        let bytes = Zeroizing::new(STANDARD.decode(text.expose().trim()).map_err(|_| SealError::MalformedKek)?);
+        let bytes =
+            Zeroizing::new(STANDARD.decode(text.expose().trim()).map_err(|_| SealError::MalformedKek)?);
         let key: [u8; 32] = bytes.as_slice().try_into().map_err(|_| SealError::MalformedKek)?;
         let key = Key(Zeroizing::new(key));
         let mut id = [0; 16];
@@ -208,7 +210,9 @@ impl Keyring {
 
 fn key_id(record: &[u8]) -> Result<[u8; 16], SealError> {
     match record.split_first() {
-        Some((&FORMAT, rest)) if rest.len() >= 16 + NONCE => rest[..16].try_into().map_err(|_| SealError::UnknownFormat),
+        Some((&FORMAT, rest)) if rest.len() >= 16 + NONCE => {
+            rest[..16].try_into().map_err(|_| SealError::UnknownFormat)
+        }
         _ => Err(SealError::UnknownFormat),
     }
 }

@@ -20,7 +20,10 @@ use crate::{
 pub struct SystemEntropy;
 
 impl Entropy for SystemEntropy {
-    #[expect(clippy::expect_used, reason = "without randomness nothing we do is safe: stopping is the only answer")]
+    #[expect(
+        clippy::expect_used,
+        reason = "without randomness nothing we do is safe: stopping is the only answer"
+    )]
     fn fill(&self, out: &mut [u8]) {
         rand::fill(out).expect("the operating system gives random bytes");
     }

@@ -9,9 +9,7 @@ use std::{
     thread,
 };
 
-use argon2::{
-    Algorithm, Argon2, Params, PasswordHash, PasswordHasher as _, PasswordVerifier as _, Version,
-};
+use argon2::{Algorithm, Argon2, Params, PasswordHash, PasswordHasher as _, PasswordVerifier as _, Version};
 use tokio::sync::oneshot;
 use unicode_normalization::UnicodeNormalization;
 use zeroize::Zeroizing;
@@ -186,13 +184,17 @@ mod tests {
     #[tokio::test]
     async fn composed_and_decomposed_letters_are_one_password() {
         let hash = pool().hash(Secret::new("caf\u{e9} caf\u{e9} caf\u{e9}")).await.unwrap();
-        assert_eq!(pool_verify("cafe\u{301} cafe\u{301} cafe\u{301}".to_owned(), Some(hash)).await, Verdict::Right);
+        assert_eq!(
+            pool_verify("cafe\u{301} cafe\u{301} cafe\u{301}".to_owned(), Some(hash)).await,
+            Verdict::Right
+        );
     }
 
     #[tokio::test]
     async fn an_old_hash_is_renewed_and_a_poisoned_one_is_refused_at_once() {
         let weak = Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::new(8, 1, 1, None).unwrap());
-        let old = weak.hash_password_with_salt(b"correct horse battery staple", &[1; 16]).unwrap().to_string();
+        let old =
+            weak.hash_password_with_salt(b"correct horse battery staple", &[1; 16]).unwrap().to_string();
         let Verdict::RightButOutdated(renewed) =
             pool_verify("correct horse battery staple".to_owned(), Some(old.clone())).await
         else {
@@ -200,7 +202,10 @@ mod tests {
         };
         assert!(renewed.contains("m=19456,t=2,p=1"));
         let poisoned = old.replace("m=8,t=1", "m=4000000,t=90");
-        assert_eq!(pool_verify("correct horse battery staple".to_owned(), Some(poisoned)).await, Verdict::Wrong);
+        assert_eq!(
+            pool_verify("correct horse battery staple".to_owned(), Some(poisoned)).await,
+            Verdict::Wrong
+        );
     }
 
     #[tokio::test]

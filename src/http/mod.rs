@@ -1,23 +1,78 @@
 //! HTTP: from the wire to an operation and back.
+//!
+//! `edge` is the outermost layer: every request gets its identifier there and every error its final form. One file per
+//! group of routes holds handlers of a few lines. Nothing here decides who may do what, or knows SQL or cryptography.
+
+mod credential;
+mod docs;
+mod edge;
+mod error;
+mod health;
+mod llm_keys;
+mod payload;
+mod server;
+mod spec;
+mod token;
+mod well_known;
 
 use std::{future::Future, io, sync::Arc};
 
+use poem::{EndpointExt, Route};
+use poem_openapi::{LicenseObject, OpenApiService, Tags};
 use tokio::net::TcpListener;
 
 use crate::app::App;
 
+/// The groups of operations, in the order of a first visit.
+#[derive(Tags)]
+enum Group {
+    /// Prove who you are and get an access token.
+    Tokens,
+    /// Fetch the provider keys you may use.
+    #[oai(rename = "LLM keys")]
+    LlmKeys,
+    /// What a client needs to know of this desk.
+    Discovery,
+    /// Is it up, and fit to serve?
+    Health,
+}
+
+type Operations = (token::TokenApi, llm_keys::LlmKeysApi, well_known::DiscoveryApi, health::HealthApi);
+
+const DESCRIPTION: &str = "The front desk for a team's LLM API keys: prove who you are, get the provider keys you may \
+                           use. Every handover is written in the book before the key leaves.";
+
+fn service() -> OpenApiService<Operations, ()> {
+    let operations = (token::TokenApi, llm_keys::LlmKeysApi, well_known::DiscoveryApi, health::HealthApi);
+    OpenApiService::new(operations, "Keydesk", env!("CARGO_PKG_VERSION"))
+        .description(DESCRIPTION)
+        .license(LicenseObject::new("Apache-2.0 OR MIT").url("https://spdx.org/licenses/Apache-2.0.html"))
+        .server("/")
+}
+
 /// The OpenAPI document as JSON, as it is served and committed.
 pub fn spec_json() -> String {
-    String::new()
+    spec::json(&spec::document(&service()))
 }
 
 /// The same as YAML.
 pub fn spec_yaml() -> String {
-    String::new()
+    spec::yaml(&spec::document(&service()))
 }
 
 /// Serves the desk on `listener` until `shutdown` completes, then finishes the requests it has accepted.
-pub async fn serve(_listener: TcpListener, _app: Arc<App>, shutdown: impl Future<Output = ()>) -> io::Result<()> {
-    shutdown.await;
-    Ok(())
+pub async fn serve(
+    listener: TcpListener,
+    app: Arc<App>,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let service = service();
+    let document = spec::document(&service);
+    let routes = docs::routes(&service, &document).nest_no_strip("/", service);
+    let edge = edge::Edge::new(
+        Route::new().nest_no_strip("/", routes).data(Arc::clone(&app)).boxed(),
+        app,
+        &document,
+    );
+    server::run(listener, Arc::new(edge), shutdown).await
 }

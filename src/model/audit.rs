@@ -164,7 +164,7 @@ impl AuditEvent {
 
     /// The same event, about `version` of the object.
     #[must_use]
-    pub fn version(mut self, version: impl ToString) -> Self {
+    pub fn version(mut self, version: impl std::fmt::Display) -> Self {
         self.version = Some(version.to_string());
         self
     }

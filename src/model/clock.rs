@@ -24,7 +24,7 @@ impl Timestamp {
         self.0.div_euclid(1_000_000)
     }
 
-    /// Whole milliseconds since the epoch, as UUIDv7 uses them.
+    /// Whole milliseconds since the epoch, as version 7 UUIDs use them.
     pub fn millis(self) -> u64 {
         u64::try_from(self.0.div_euclid(1_000)).unwrap_or(0)
     }

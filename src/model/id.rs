@@ -1,4 +1,4 @@
-//! Identifiers of stored things: UUIDv7, so that they sort by age. Never a secret.
+//! Identifiers of stored things: version 7 UUIDs, so that they sort by age. Never a secret.
 
 use std::{fmt, str::FromStr};
 

@@ -22,15 +22,37 @@ pub enum PasswordError {
     #[error("the password has more than 1024 bytes")]
     TooLong,
     /// A word that guessers try first, alone or repeated.
-    #[error("the password is a common word, a keyboard row or a repetition, which is what guessers try first")]
+    #[error(
+        "the password is a common word, a keyboard row or a repetition, which is what guessers try first"
+    )]
     Common,
 }
 
 /// What guessers try first; a password that is only repetitions of these, digits and punctuation, is refused.
 const COMMON: &[&str] = &[
-    "password", "passwort", "passw0rd", "keydesk", "admin", "administrator", "root", "changeme", "letmein",
-    "welcome", "iloveyou", "monkey", "dragon", "qwerty", "azerty", "qwertz", "qwertyuiop", "asdfghjkl", "zxcvbnm",
-    "abc", "abcdefghijklmnopqrstuvwxyz", "openai", "anthropic",
+    "password",
+    "passwort",
+    "passw0rd",
+    "keydesk",
+    "admin",
+    "administrator",
+    "root",
+    "changeme",
+    "letmein",
+    "welcome",
+    "iloveyou",
+    "monkey",
+    "dragon",
+    "qwerty",
+    "azerty",
+    "qwertz",
+    "qwertyuiop",
+    "asdfghjkl",
+    "zxcvbnm",
+    "abc",
+    "abcdefghijklmnopqrstuvwxyz",
+    "openai",
+    "anthropic",
 ];
 
 impl PasswordPolicy {
@@ -50,7 +72,9 @@ impl PasswordPolicy {
             rest = rest.replace(word, "");
         }
         let first = rest.chars().next();
-        if rest.chars().all(|c| Some(c) == first) && password.chars().filter(|c| c.is_ascii_digit()).count() < 24 {
+        if rest.chars().all(|c| Some(c) == first)
+            && password.chars().filter(char::is_ascii_digit).count() < 24
+        {
             return Err(PasswordError::Common);
         }
         Ok(())
@@ -70,7 +94,14 @@ mod tests {
         assert_eq!(check("ünïcödé is welcome here"), Ok(()));
         assert_eq!(check("14 bytes, no.."), Err(PasswordError::TooShort(15)));
         assert_eq!(check(&"long and fine ".repeat(80)), Err(PasswordError::TooLong));
-        for common in ["passwordpassword", "Admin-Admin-Admin-1", "123456789012345", "aaaaaaaaaaaaaaaaaaa", "alicealicealice1", "qwertyuiopasdfghjkl"] {
+        for common in [
+            "passwordpassword",
+            "Admin-Admin-Admin-1",
+            "123456789012345",
+            "aaaaaaaaaaaaaaaaaaa",
+            "alicealicealice1",
+            "qwertyuiopasdfghjkl",
+        ] {
             assert_eq!(check(common), Err(PasswordError::Common), "{common}");
         }
     }

@@ -94,7 +94,8 @@ pub fn check_key_text(text: &str) -> Result<(), KeyTextError> {
     let lower = text.to_ascii_lowercase();
     let squeezed: String = lower.chars().filter(char::is_ascii_alphanumeric).collect();
     let body = squeezed.trim_start_matches("sk").trim_start_matches("ant").trim_start_matches("proj");
-    let telling = ["yourapikey", "yourkey", "yoursecret", "changeme", "replaceme", "replacewith", "placeholder"];
+    let telling =
+        ["yourapikey", "yourkey", "yoursecret", "changeme", "replaceme", "replacewith", "placeholder"];
     let named = squeezed.starts_with("your") && squeezed.ends_with("key");
     let filler = body.is_empty() || body.bytes().all(|b| b == body.as_bytes()[0]);
     if (lower.starts_with('<') && lower.ends_with('>'))
@@ -120,10 +121,23 @@ mod tests {
 
     #[test]
     fn placeholders_and_stubs_are_told_from_keys() {
-        for key in ["sk-proj-CANARY0123456789", "sk-ant-api03-abcdefghijkl", "AIzaSyA-1234567890abcdef", "0123456789abcdef"] {
+        for key in [
+            "sk-proj-CANARY0123456789",
+            "sk-ant-api03-abcdefghijkl",
+            "AIzaSyA-1234567890abcdef",
+            "0123456789abcdef",
+        ] {
             assert_eq!(check_key_text(key), Ok(()), "{key}");
         }
-        for stub in ["<your key here>", "your-openai-api-key", "sk-your-api-key-goes-here", "sk-xxxxxxxxxxxxxxxxxxxx", "CHANGE_ME", "sk-...", "****************"] {
+        for stub in [
+            "<your key here>",
+            "your-openai-api-key",
+            "sk-your-api-key-goes-here",
+            "sk-xxxxxxxxxxxxxxxxxxxx",
+            "CHANGE_ME",
+            "sk-...",
+            "****************",
+        ] {
             assert_eq!(check_key_text(stub), Err(KeyTextError::Placeholder), "{stub}");
         }
         assert_eq!(check_key_text("sk-short"), Err(KeyTextError::TooShort));

@@ -44,9 +44,14 @@ impl TokenKind {
     /// The kind of a well-formed token whose checksum is right; `None` for anything else.
     pub fn recognise(text: &str) -> Option<Self> {
         let kind = ALL.into_iter().find(|kind| text.starts_with(kind.prefix()))?;
-        let checked = text.len().checked_sub(CHECKSUM_CHARS).filter(|n| *n == kind.prefix().len() + RANDOM_CHARS)?;
+        let checked =
+            text.len().checked_sub(CHECKSUM_CHARS).filter(|n| *n == kind.prefix().len() + RANDOM_CHARS)?;
         let mut expected = String::with_capacity(CHECKSUM_CHARS);
-        push_base62(&mut expected, &crc32fast::hash(text.as_bytes().get(..checked)?).to_be_bytes(), CHECKSUM_CHARS);
+        push_base62(
+            &mut expected,
+            &crc32fast::hash(text.as_bytes().get(..checked)?).to_be_bytes(),
+            CHECKSUM_CHARS,
+        );
         (text.as_bytes()[checked..] == *expected.as_bytes()).then_some(kind)
     }
 }
@@ -82,7 +87,10 @@ mod tests {
         // Computed independently: 2^256 - 1 in base 62, then CRC-32 of what stands before.
         assert_eq!(token, "kd_ak_yhjskwdA6OZ1AL1YmHWZWm8LLG7HjnuCA2j5rOw8Xp1391pG8");
         assert_eq!(TokenKind::recognise(&token), Some(TokenKind::ApiKey));
-        assert_eq!(TokenKind::recognise(&TokenKind::RefreshToken.format([0; 32])), Some(TokenKind::RefreshToken));
+        assert_eq!(
+            TokenKind::recognise(&TokenKind::RefreshToken.format([0; 32])),
+            Some(TokenKind::RefreshToken)
+        );
     }
 
     #[test]

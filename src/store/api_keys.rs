@@ -66,7 +66,8 @@ fn read(row: &Row<'_>) -> Result<ApiKeyRow, StoreError> {
 
 /// All keys, or those of one principal, by owner and age.
 pub async fn list(db: &mut Connection, principal: Option<Id>) -> Result<Vec<ApiKeyRow>, StoreError> {
-    let statement = sql("select k.id, p.name as principal, k.label, k.created_at, k.expires_at, k.revoked_at \
+    let statement =
+        sql("select k.id, p.name as principal, k.label, k.created_at, k.expires_at, k.revoked_at \
                          from api_keys k join principals p on p.id = k.principal_id \
                          where $1 is null or k.principal_id = $1 order by p.name, k.created_at, k.id");
     db.all(statement.bind(principal), read).await
@@ -74,7 +75,8 @@ pub async fn list(db: &mut Connection, principal: Option<Id>) -> Result<Vec<ApiK
 
 /// The key of that identifier.
 pub async fn by_id(db: &mut Connection, id: Id) -> Result<Option<ApiKeyRow>, StoreError> {
-    let statement = sql("select k.id, p.name as principal, k.label, k.created_at, k.expires_at, k.revoked_at \
+    let statement =
+        sql("select k.id, p.name as principal, k.label, k.created_at, k.expires_at, k.revoked_at \
                          from api_keys k join principals p on p.id = k.principal_id where k.id = $1");
     db.optional(statement.bind(id), read).await
 }
@@ -98,15 +100,16 @@ pub struct NewApiKey {
 
 /// Adds a key.
 pub async fn insert(tx: &mut Tx, key: NewApiKey, now: Timestamp) -> Result<(), StoreError> {
-    let statement = sql("insert into api_keys (id, principal_id, label, digest, imported, created_at, expires_at) \
+    let statement =
+        sql("insert into api_keys (id, principal_id, label, digest, imported, created_at, expires_at) \
                          values ($1, $2, $3, $4, $5, $6, $7)")
-    .bind(key.id)
-    .bind(key.principal)
-    .bind(key.label)
-    .bind(key.digest)
-    .bind(key.imported)
-    .bind(now)
-    .bind(key.expires_at);
+        .bind(key.id)
+        .bind(key.principal)
+        .bind(key.label)
+        .bind(key.digest)
+        .bind(key.imported)
+        .bind(now)
+        .bind(key.expires_at);
     tx.execute(statement).await.map(drop)
 }
 
@@ -118,6 +121,7 @@ pub async fn revoke(tx: &mut Tx, id: Id, now: Timestamp) -> Result<(), StoreErro
 
 /// The imported keys of a principal that are not revoked.
 pub async fn imported(db: &mut Connection, principal: Id) -> Result<Vec<Id>, StoreError> {
-    let statement = sql("select id from api_keys where principal_id = $1 and imported = 1 and revoked_at is null");
+    let statement =
+        sql("select id from api_keys where principal_id = $1 and imported = 1 and revoked_at is null");
     db.all(statement.bind(principal), |row| row.id("id")).await
 }

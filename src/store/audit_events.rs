@@ -4,7 +4,7 @@ use super::{
     Connection, StoreError, Tx,
     db::{Row, sql},
 };
-use crate::model::{AuditEvent, Id, Timestamp, audit::RecordedEvent};
+use crate::model::{AuditEvent, Id, PrincipalKind, Timestamp, audit::RecordedEvent};
 
 /// Which events to show; each part narrows.
 #[derive(Clone, Debug, Default)]
@@ -20,7 +20,13 @@ pub struct Filter {
 }
 
 /// Writes `event` as the next of `stream`.
-pub async fn append(tx: &mut Tx, id: Id, stream: Id, now: Timestamp, event: AuditEvent) -> Result<(), StoreError> {
+pub async fn append(
+    tx: &mut Tx,
+    id: Id,
+    stream: Id,
+    now: Timestamp,
+    event: AuditEvent,
+) -> Result<(), StoreError> {
     let (principal_id, principal_kind) = event.principal.unzip();
     let statement = sql("insert into audit_events (id, stream, seq, at, action, outcome, actor, principal_id, principal_kind, \
                          client_id, credential, object, version, source, request_id, reason) \
@@ -33,7 +39,7 @@ pub async fn append(tx: &mut Tx, id: Id, stream: Id, now: Timestamp, event: Audi
     .bind(event.outcome.as_str())
     .bind(event.actor)
     .bind(principal_id)
-    .bind(principal_kind.map(|kind| kind.as_str()))
+    .bind(principal_kind.map(PrincipalKind::as_str))
     .bind(event.client_id)
     .bind(event.credential)
     .bind(event.object)
@@ -45,17 +51,22 @@ pub async fn append(tx: &mut Tx, id: Id, stream: Id, now: Timestamp, event: Audi
 }
 
 /// The newest events that pass the filter, newest first.
-pub async fn newest(db: &mut Connection, filter: Filter, limit: i64) -> Result<Vec<RecordedEvent>, StoreError> {
-    let statement = sql("select id, stream, seq, at, action, outcome, actor, principal_id, principal_kind, client_id, \
+pub async fn newest(
+    db: &mut Connection,
+    filter: Filter,
+    limit: i64,
+) -> Result<Vec<RecordedEvent>, StoreError> {
+    let statement =
+        sql("select id, stream, seq, at, action, outcome, actor, principal_id, principal_kind, client_id, \
                          credential, object, version, source, request_id, reason from audit_events \
                          where ($1 is null or actor = $1) and ($2 is null or action = $2) \
                          and ($3 is null or outcome = $3) and ($4 is null or at >= $4) \
                          order by at desc, stream desc, seq desc limit $5")
-    .bind(filter.actor)
-    .bind(filter.action)
-    .bind(filter.outcome)
-    .bind(filter.since)
-    .bind(limit);
+        .bind(filter.actor)
+        .bind(filter.action)
+        .bind(filter.outcome)
+        .bind(filter.since)
+        .bind(limit);
     db.all(statement, read).await
 }
 

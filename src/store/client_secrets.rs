@@ -14,8 +14,15 @@ pub async fn valid(db: &mut Connection, principal: Id, now: Timestamp) -> Result
 }
 
 /// Adds a secret that does not expire.
-pub async fn insert(tx: &mut Tx, id: Id, principal: Id, digest: TokenDigest, now: Timestamp) -> Result<(), StoreError> {
-    let statement = sql("insert into client_secrets (id, principal_id, digest, created_at) values ($1, $2, $3, $4)");
+pub async fn insert(
+    tx: &mut Tx,
+    id: Id,
+    principal: Id,
+    digest: TokenDigest,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let statement =
+        sql("insert into client_secrets (id, principal_id, digest, created_at) values ($1, $2, $3, $4)");
     tx.execute(statement.bind(id).bind(principal).bind(digest).bind(now)).await.map(drop)
 }
 

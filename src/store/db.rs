@@ -10,8 +10,8 @@ use sqlx::{
     migrate::{Migration, MigrationType, Migrator},
     pool::PoolConnection,
     sqlite::{
-        SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteRow,
-        SqliteSynchronous,
+        SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions,
+        SqliteRow, SqliteSynchronous,
     },
 };
 
@@ -83,9 +83,13 @@ impl Store {
             .foreign_keys(true)
             .busy_timeout(WAIT)
             .pragma("trusted_schema", "OFF");
-        let pool = |connections: u32| SqlitePoolOptions::new().max_connections(connections).acquire_timeout(WAIT);
+        let pool =
+            |connections: u32| SqlitePoolOptions::new().max_connections(connections).acquire_timeout(WAIT);
         let write = pool(1).connect_with(options.clone()).await?;
-        migrator().run(&write).await.map_err(|error| StoreError::Unavailable(sqlx::Error::Migrate(Box::new(error))))?;
+        migrator()
+            .run(&write)
+            .await
+            .map_err(|error| StoreError::Unavailable(sqlx::Error::Migrate(Box::new(error))))?;
         // After the writer, which creates the file and switches it to WAL.
         let read = pool(READERS).connect_with(options.create_if_missing(false).read_only(true)).await?;
         Ok(Self { write, read })
@@ -94,12 +98,14 @@ impl Store {
     /// Looks into an existing database without changing a byte of it: is it ours, and not newer than we are?
     pub async fn inspect(path: &Path) -> Result<Connection, StoreError> {
         let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(WAIT);
-        let pool = SqlitePoolOptions::new().max_connections(1).acquire_timeout(WAIT).connect_with(options).await;
+        let pool =
+            SqlitePoolOptions::new().max_connections(1).acquire_timeout(WAIT).connect_with(options).await;
         let mut connection = pool.map_err(not_ours)?.acquire().await.map_err(not_ours)?;
-        let found: Option<i64> = sqlx::query_scalar("select max(version) from _sqlx_migrations where success")
-            .fetch_one(&mut *connection)
-            .await
-            .map_err(not_ours)?;
+        let found: Option<i64> =
+            sqlx::query_scalar("select max(version) from _sqlx_migrations where success")
+                .fetch_one(&mut *connection)
+                .await
+                .map_err(not_ours)?;
         let known = MIGRATIONS[MIGRATIONS.len() - 1].0;
         match found {
             None => Err(StoreError::NotOurs(": it has no tables")),
@@ -129,7 +135,9 @@ impl Store {
 /// A damaged or foreign file, told apart from one that is only out of reach.
 fn not_ours(error: sqlx::Error) -> StoreError {
     match error.as_database_error().map(|cause| cause.message().to_owned()) {
-        Some(message) if message.contains("no such table") => StoreError::NotOurs(": it has no tables of ours"),
+        Some(message) if message.contains("no such table") => {
+            StoreError::NotOurs(": it has no tables of ours")
+        }
         Some(message) if message.contains("not a database") || message.contains("malformed") => {
             StoreError::NotOurs(", or it is damaged: restore it from a backup")
         }
@@ -266,7 +274,11 @@ impl Connection {
     }
 
     /// The first row of a query, if there is one.
-    pub(super) async fn optional<T>(&mut self, statement: Statement, read: Read<T>) -> Result<Option<T>, StoreError> {
+    pub(super) async fn optional<T>(
+        &mut self,
+        statement: Statement,
+        read: Read<T>,
+    ) -> Result<Option<T>, StoreError> {
         let row = statement.query().fetch_optional(self.sqlite()).await?;
         row.as_ref().map(|row| read(&Row(row))).transpose()
     }
@@ -284,7 +296,10 @@ pub(super) type Read<T> = fn(&Row<'_>) -> Result<T, StoreError>;
 pub(super) struct Row<'r>(&'r SqliteRow);
 
 impl Row<'_> {
-    fn get<'r, T: sqlx::Decode<'r, Sqlite> + sqlx::Type<Sqlite>>(&'r self, column: &str) -> Result<T, StoreError> {
+    fn get<'r, T: sqlx::Decode<'r, Sqlite> + sqlx::Type<Sqlite>>(
+        &'r self,
+        column: &str,
+    ) -> Result<T, StoreError> {
         self.0.try_get(column).map_err(|_| inconsistent(column))
     }
 

@@ -31,14 +31,19 @@ pub async fn of_principal(db: &mut Connection, principal: Id) -> Result<Vec<Gran
     let statement = sql("select g.project_id, p.name as project, g.providers from grants g \
                          join projects p on p.id = g.project_id where g.principal_id = $1 order by p.name");
     let read = |row: &Row<'_>| {
-        Ok(Granted { project_id: row.id("project_id")?, project: row.parsed("project")?, providers: providers(row)? })
+        Ok(Granted {
+            project_id: row.id("project_id")?,
+            project: row.parsed("project")?,
+            providers: providers(row)?,
+        })
     };
     db.all(statement.bind(principal), read).await
 }
 
 /// All grants, or those on one project, by project and principal.
 pub async fn list(db: &mut Connection, project: Option<Id>) -> Result<Vec<Grant>, StoreError> {
-    let statement = sql("select a.name as principal, p.name as project, g.providers, g.created_at from grants g \
+    let statement =
+        sql("select a.name as principal, p.name as project, g.providers, g.created_at from grants g \
                          join projects p on p.id = g.project_id join principals a on a.id = g.principal_id \
                          where $1 is null or g.project_id = $1 order by p.name, a.name");
     let read = |row: &Row<'_>| {
@@ -60,9 +65,12 @@ pub async fn put(
     providers: Option<&BTreeSet<Provider>>,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let providers = providers.map(serde_json::to_string).transpose().map_err(|_| inconsistent("providers"))?;
-    let statement = sql("insert into grants (principal_id, project_id, providers, created_at) values ($1, $2, $3, $4) \
-                         on conflict (principal_id, project_id) do update set providers = excluded.providers");
+    let providers =
+        providers.map(serde_json::to_string).transpose().map_err(|_| inconsistent("providers"))?;
+    let statement = sql(
+        "insert into grants (principal_id, project_id, providers, created_at) values ($1, $2, $3, $4) \
+                         on conflict (principal_id, project_id) do update set providers = excluded.providers",
+    );
     tx.execute(statement.bind(principal).bind(project).bind(providers).bind(now)).await.map(drop)
 }
 

@@ -34,12 +34,13 @@ pub async fn data_keys(db: &mut Connection) -> Result<Vec<DataKeyRow>, StoreErro
 
 /// Adds a data key.
 pub async fn insert_data_key(tx: &mut Tx, key: DataKeyRow, now: Timestamp) -> Result<(), StoreError> {
-    let statement = sql("insert into data_keys (id, purpose, kek_id, wrapped, created_at) values ($1, $2, $3, $4, $5)")
-        .bind(key.id)
-        .bind(key.purpose)
-        .bind(key.kek_id)
-        .bind(key.wrapped)
-        .bind(now);
+    let statement =
+        sql("insert into data_keys (id, purpose, kek_id, wrapped, created_at) values ($1, $2, $3, $4, $5)")
+            .bind(key.id)
+            .bind(key.purpose)
+            .bind(key.kek_id)
+            .bind(key.wrapped)
+            .bind(now);
     tx.execute(statement).await.map(drop)
 }
 
@@ -73,11 +74,12 @@ pub async fn signing_keys(db: &mut Connection, algorithm: &str) -> Result<Vec<Si
 
 /// Adds a signing key.
 pub async fn insert_signing_key(tx: &mut Tx, key: SigningKeyRow, now: Timestamp) -> Result<(), StoreError> {
-    let statement = sql("insert into signing_keys (id, kid, algorithm, sealed, created_at) values ($1, $2, $3, $4, $5)")
-        .bind(key.id)
-        .bind(key.kid)
-        .bind(key.algorithm)
-        .bind(key.sealed)
-        .bind(now);
+    let statement =
+        sql("insert into signing_keys (id, kid, algorithm, sealed, created_at) values ($1, $2, $3, $4, $5)")
+            .bind(key.id)
+            .bind(key.kid)
+            .bind(key.algorithm)
+            .bind(key.sealed)
+            .bind(now);
     tx.execute(statement).await.map(drop)
 }

@@ -28,7 +28,8 @@ pub(super) fn read(row: &Row<'_>) -> Result<Principal, StoreError> {
 
 /// The principal of that name.
 pub async fn by_name(db: &mut Connection, name: &PrincipalName) -> Result<Option<Principal>, StoreError> {
-    let statement = sql("select id, kind, name, role, disabled_at, created_at from principals where name = $1");
+    let statement =
+        sql("select id, kind, name, role, disabled_at, created_at from principals where name = $1");
     db.optional(statement.bind(name.as_str()), read).await
 }
 
@@ -40,7 +41,8 @@ pub async fn by_id(db: &mut Connection, id: Id) -> Result<Option<Principal>, Sto
 
 /// The user of that name and the hash of their password.
 pub async fn login(db: &mut Connection, name: &PrincipalName) -> Result<Option<Login>, StoreError> {
-    let statement = sql("select id, kind, name, role, disabled_at, created_at, password_hash from principals \
+    let statement =
+        sql("select id, kind, name, role, disabled_at, created_at, password_hash from principals \
                          where name = $1 and kind = 'user'");
     db.optional(statement.bind(name.as_str()), |row| {
         Ok(Login { principal: read(row)?, password_hash: row.maybe_text("password_hash")? })
@@ -50,7 +52,9 @@ pub async fn login(db: &mut Connection, name: &PrincipalName) -> Result<Option<L
 
 /// All principals of a kind, by name.
 pub async fn list(db: &mut Connection, kind: PrincipalKind) -> Result<Vec<Principal>, StoreError> {
-    let statement = sql("select id, kind, name, role, disabled_at, created_at from principals where kind = $1 order by name");
+    let statement = sql(
+        "select id, kind, name, role, disabled_at, created_at from principals where kind = $1 order by name",
+    );
     db.all(statement.bind(kind.as_str()), read).await
 }
 
@@ -62,7 +66,11 @@ pub async fn other_enabled_admins(db: &mut Connection, id: Id) -> Result<i64, St
 }
 
 /// Adds a principal.
-pub async fn insert(tx: &mut Tx, principal: &Principal, password_hash: Option<String>) -> Result<(), StoreError> {
+pub async fn insert(
+    tx: &mut Tx,
+    principal: &Principal,
+    password_hash: Option<String>,
+) -> Result<(), StoreError> {
     let statement = sql("insert into principals (id, kind, name, role, password_hash, created_at) \
                          values ($1, $2, $3, $4, $5, $6)")
     .bind(principal.id)

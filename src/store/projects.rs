@@ -12,7 +12,8 @@ fn read(row: &Row<'_>) -> Result<Project, StoreError> {
 
 /// The project of that name.
 pub async fn by_name(db: &mut Connection, name: &ProjectName) -> Result<Option<Project>, StoreError> {
-    db.optional(sql("select id, name, created_at from projects where name = $1").bind(name.as_str()), read).await
+    db.optional(sql("select id, name, created_at from projects where name = $1").bind(name.as_str()), read)
+        .await
 }
 
 /// All projects, by name.
@@ -23,7 +24,9 @@ pub async fn list(db: &mut Connection) -> Result<Vec<Project>, StoreError> {
 /// Adds a project.
 pub async fn insert(tx: &mut Tx, project: &Project) -> Result<(), StoreError> {
     let statement = sql("insert into projects (id, name, created_at) values ($1, $2, $3)");
-    tx.execute(statement.bind(project.id).bind(project.name.as_str()).bind(project.created_at)).await.map(drop)
+    tx.execute(statement.bind(project.id).bind(project.name.as_str()).bind(project.created_at))
+        .await
+        .map(drop)
 }
 
 /// Deletes a project that has no provider keys and no grants; otherwise [`StoreError::InUse`].

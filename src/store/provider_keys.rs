@@ -43,7 +43,11 @@ pub struct ProviderKeyRow {
 }
 
 /// The current keys of a project that have not expired, by provider.
-pub async fn current(db: &mut Connection, project: Id, now: Timestamp) -> Result<Vec<CurrentKey>, StoreError> {
+pub async fn current(
+    db: &mut Connection,
+    project: Id,
+    now: Timestamp,
+) -> Result<Vec<CurrentKey>, StoreError> {
     let statement = sql("select k.provider, k.version, v.id, v.sealed, v.expires_at from provider_keys k \
                          join provider_key_versions v on v.provider_key_id = k.id and v.version = k.version \
                          where k.project_id = $1 and (v.expires_at is null or v.expires_at > $2) order by k.provider");
@@ -73,23 +77,38 @@ fn read_row(row: &Row<'_>) -> Result<ProviderKeyRow, StoreError> {
 
 /// All provider keys, or those of one project, by project and provider.
 pub async fn list(db: &mut Connection, project: Option<Id>) -> Result<Vec<ProviderKeyRow>, StoreError> {
-    let statement = sql("select k.id, p.name as project, k.provider, k.version, k.imported_mac, k.created_at, k.updated_at \
+    let statement = sql(
+        "select k.id, p.name as project, k.provider, k.version, k.imported_mac, k.created_at, k.updated_at \
                          from provider_keys k join projects p on p.id = k.project_id \
-                         where $1 is null or k.project_id = $1 order by p.name, k.provider");
+                         where $1 is null or k.project_id = $1 order by p.name, k.provider",
+    );
     db.all(statement.bind(project), read_row).await
 }
 
 /// A project's key of a provider.
-pub async fn find(db: &mut Connection, project: Id, provider: &Provider) -> Result<Option<ProviderKeyRow>, StoreError> {
-    let statement = sql("select k.id, p.name as project, k.provider, k.version, k.imported_mac, k.created_at, k.updated_at \
+pub async fn find(
+    db: &mut Connection,
+    project: Id,
+    provider: &Provider,
+) -> Result<Option<ProviderKeyRow>, StoreError> {
+    let statement = sql(
+        "select k.id, p.name as project, k.provider, k.version, k.imported_mac, k.created_at, k.updated_at \
                          from provider_keys k join projects p on p.id = k.project_id \
-                         where k.project_id = $1 and k.provider = $2");
+                         where k.project_id = $1 and k.provider = $2",
+    );
     db.optional(statement.bind(project).bind(provider.as_str()), read_row).await
 }
 
 /// Adds a provider key at version 1, whose version row must follow.
-pub async fn insert(tx: &mut Tx, id: Id, project: Id, provider: &Provider, now: Timestamp) -> Result<(), StoreError> {
-    let statement = sql("insert into provider_keys (id, project_id, provider, version, created_at, updated_at) \
+pub async fn insert(
+    tx: &mut Tx,
+    id: Id,
+    project: Id,
+    provider: &Provider,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let statement =
+        sql("insert into provider_keys (id, project_id, provider, version, created_at, updated_at) \
                          values ($1, $2, $3, 1, $4, $4)");
     tx.execute(statement.bind(id).bind(project).bind(provider.as_str()).bind(now)).await.map(drop)
 }
@@ -115,7 +134,8 @@ pub async fn insert_version(
     sealed: Vec<u8>,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let statement = sql("insert into provider_key_versions (id, provider_key_id, version, sealed, created_at) \
+    let statement =
+        sql("insert into provider_key_versions (id, provider_key_id, version, sealed, created_at) \
                          values ($1, $2, $3, $4, $5)");
     tx.execute(statement.bind(id).bind(provider_key).bind(version).bind(sealed).bind(now)).await.map(drop)
 }

@@ -1,6 +1,12 @@
-//! The desk through its front doors: the real program in a directory of its own.
+//! The integration suite: everything through the front door, HTTP against a running desk and the command line's binary.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should stop")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 mod cli;
+mod desk;
+mod health;
+mod llm_keys;
+mod openapi;
+mod structure;
 mod support;
+mod token;

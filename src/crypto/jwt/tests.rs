@@ -21,7 +21,8 @@ fn claims() -> Value {
 fn sign(key: &SigningKey, header: &Value, claims: &str) -> String {
     let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
     let message = format!("{}.{}", encode(header.to_string().as_bytes()), encode(claims.as_bytes()));
-    let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key.encoding, key.algorithm.jose()).unwrap();
+    let signature =
+        jsonwebtoken::crypto::sign(message.as_bytes(), &key.encoding, key.algorithm.jose()).unwrap();
     format!("{message}.{signature}")
 }
 
@@ -62,11 +63,25 @@ fn every_changed_header_is_refused() {
     let claims = claims().to_string();
     assert!(check(&key, &sign(&key, &header(&key), &claims)).is_ok());
     let changes = [
-        ("alg", json!("none")), ("alg", json!("eddsa")), ("alg", json!("HS256")), ("alg", json!("RS256")),
-        ("alg", Value::Null), ("typ", json!("JWT")), ("typ", json!("AT+JWT")), ("typ", Value::Null),
-        ("kid", json!("")), ("kid", json!("../../dev/null")), ("kid", json!("' UNION SELECT 'x")), ("kid", Value::Null),
-        ("crit", json!(["exp"])), ("crit", json!([])), ("b64", json!(false)), ("zip", json!("DEF")),
-        ("cty", json!("JWT")), ("jku", json!("http://127.0.0.1/")), ("x5u", json!("http://127.0.0.1/")),
+        ("alg", json!("none")),
+        ("alg", json!("eddsa")),
+        ("alg", json!("HS256")),
+        ("alg", json!("RS256")),
+        ("alg", Value::Null),
+        ("typ", json!("JWT")),
+        ("typ", json!("AT+JWT")),
+        ("typ", Value::Null),
+        ("kid", json!("")),
+        ("kid", json!("../../dev/null")),
+        ("kid", json!("' UNION SELECT 'x")),
+        ("kid", Value::Null),
+        ("crit", json!(["exp"])),
+        ("crit", json!([])),
+        ("b64", json!(false)),
+        ("zip", json!("DEF")),
+        ("cty", json!("JWT")),
+        ("jku", json!("http://127.0.0.1/")),
+        ("x5u", json!("http://127.0.0.1/")),
         ("jwk", json!({"kty": "oct", "k": "AA"})),
     ];
     for (name, value) in changes {
@@ -96,9 +111,14 @@ fn every_claim_is_required_and_exact() {
         claims.as_object_mut().unwrap().remove(name);
         let result = check(&key, &sign(&key, &header(&key), &claims.to_string()));
         assert_eq!(result, Err(JwtError::Invalid), "without {name}");
-        assert!(with(name, Value::Null).is_err() && with(name, json!([1])).is_err(), "{name} of a wrong type");
+        assert!(
+            with(name, Value::Null).is_err() && with(name, json!([1])).is_err(),
+            "{name} of a wrong type"
+        );
     }
-    for issuer in ["https://desk.example/", "https://desk.example.evil", "HTTPS://desk.example", "https://evil"] {
+    for issuer in
+        ["https://desk.example/", "https://desk.example.evil", "HTTPS://desk.example", "https://evil"]
+    {
         assert_eq!(with("iss", json!(issuer)), Err(JwtError::NotOurs), "{issuer}");
     }
     assert!(with("iss", json!(["https://desk.example"])).is_err());
@@ -137,16 +157,28 @@ fn another_spelling_of_the_same_token_is_another_token() {
     let token = sign(&key, &header(&key), &claims().to_string());
     let last = if token.ends_with('A') { "B" } else { "A" };
     let spellings = [
-        format!("{token}="), format!(" {token}"), format!("{token}\n"), format!("{token}.x"), token.replace('.', ".."),
-        token[..token.rfind('.').unwrap()].to_owned(), token[..=token.rfind('.').unwrap()].to_owned(),
-        format!("{}{last}", &token[..token.len() - 1]), String::new(), "..".to_owned(), "a.b.c".to_owned(),
+        format!("{token}="),
+        format!(" {token}"),
+        format!("{token}\n"),
+        format!("{token}.x"),
+        token.replace('.', ".."),
+        token[..token.rfind('.').unwrap()].to_owned(),
+        token[..=token.rfind('.').unwrap()].to_owned(),
+        format!("{}{last}", &token[..token.len() - 1]),
+        String::new(),
+        "..".to_owned(),
+        "a.b.c".to_owned(),
         "x".repeat(20_000),
     ];
     for spelling in spellings {
         assert!(check(&key, &spelling).is_err(), "{spelling}");
     }
     let twice = claims().to_string().replacen('{', "{\"exp\":1,", 1);
-    assert_eq!(check(&key, &sign(&key, &header(&key), &twice)), Err(JwtError::Invalid), "a claim given twice");
+    assert_eq!(
+        check(&key, &sign(&key, &header(&key), &twice)),
+        Err(JwtError::Invalid),
+        "a claim given twice"
+    );
 }
 
 #[test]
@@ -154,5 +186,8 @@ fn a_key_of_somebody_else_signs_nothing_for_us() {
     let (ours, other) = (key(Algorithm::EdDsa), key(Algorithm::EdDsa));
     let forged = sign(&other, &header(&ours), &claims().to_string());
     assert_eq!(check(&ours, &forged), Err(JwtError::Invalid));
-    assert_eq!(check(&ours, &sign(&other, &header(&other), &claims().to_string())), Err(JwtError::UnknownKey));
+    assert_eq!(
+        check(&ours, &sign(&other, &header(&other), &claims().to_string())),
+        Err(JwtError::UnknownKey)
+    );
 }

@@ -18,7 +18,7 @@ fn counter() -> Counter {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
 }
 
 fn unhex(text: &str) -> Vec<u8> {
@@ -31,9 +31,8 @@ fn id(byte: u8) -> Id {
 
 fn keyring(kek: &Kek) -> Keyring {
     let source = counter();
-    let row = |n, purpose: Purpose| {
-        (id(n), purpose.as_str().to_owned(), kek.new_data_key(id(n), purpose, &source))
-    };
+    let row =
+        |n, purpose: Purpose| (id(n), purpose.as_str().to_owned(), kek.new_data_key(id(n), purpose, &source));
     Keyring::unwrap(kek, &[row(1, Purpose::Seal), row(2, Purpose::Mac)]).unwrap()
 }
 
@@ -69,7 +68,11 @@ fn a_record_opens_only_where_it_was_sealed() {
     let ring = keyring(&kek(9));
     let record = ring.seal(PLACE, b"sk-secret", &counter());
     assert_eq!(*ring.open(PLACE, &record).unwrap(), b"sk-secret");
-    for moved in [Place { row: id(4), ..PLACE }, Place { table: "signing_keys", ..PLACE }, Place { column: "x", ..PLACE }] {
+    for moved in [
+        Place { row: id(4), ..PLACE },
+        Place { table: "signing_keys", ..PLACE },
+        Place { column: "x", ..PLACE },
+    ] {
         assert_eq!(ring.open(moved, &record), Err(SealError::NotAuthentic));
     }
 }
@@ -91,7 +94,10 @@ fn every_flipped_bit_is_noticed() {
 #[test]
 fn another_kek_unwraps_nothing() {
     let wrapped = kek(9).new_data_key(id(1), Purpose::Seal, &counter());
-    assert_eq!(Keyring::unwrap(&kek(8), &[(id(1), "seal".to_owned(), wrapped)]).unwrap_err(), SealError::UnknownKey);
+    assert_eq!(
+        Keyring::unwrap(&kek(8), &[(id(1), "seal".to_owned(), wrapped)]).unwrap_err(),
+        SealError::UnknownKey
+    );
 }
 
 #[test]

@@ -1,0 +1,174 @@
+//! The outermost layer: what is true of every request and every response.
+//!
+//! Each request gets an identifier and a task of its own. The task runs to its end even when the client has gone, so that
+//! a unit of work is never cut in the middle, and a panic in it becomes a 500 that takes nothing else along. Each response
+//! gets the identifier, the security headers, and `Cache-Control: no-store` unless its handler knows better.
+
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+use hyper::body::Incoming;
+use poem::{
+    Addr, Endpoint, IntoResponse, Request, Response,
+    endpoint::BoxEndpoint,
+    http::{HeaderName, HeaderValue, Method, StatusCode, header, uri::Scheme},
+    web::{LocalAddr, RemoteAddr},
+};
+
+use super::error;
+use crate::{app::App, model::Origin};
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// All routes, with what surrounds them.
+pub(super) struct Edge {
+    routes: Arc<BoxEndpoint<'static>>,
+    app: Arc<App>,
+    table: Vec<(String, Vec<Method>)>,
+}
+
+/// The identifier of the request at hand.
+#[derive(Clone)]
+struct RequestId(String);
+
+impl Edge {
+    /// Surrounds `routes`; `document` says which paths have which methods.
+    pub(super) fn new(routes: BoxEndpoint<'static>, app: Arc<App>, document: &serde_json::Value) -> Self {
+        let paths = document["paths"].as_object().into_iter().flatten();
+        let methods = |operations: &serde_json::Value| {
+            operations
+                .as_object()
+                .into_iter()
+                .flatten()
+                .filter_map(|(name, _)| name.to_uppercase().parse().ok())
+                .collect()
+        };
+        let mut table: Vec<_> = paths.map(|(path, operations)| (path.clone(), methods(operations))).collect();
+        table.extend(super::docs::PATHS.iter().map(|path| ((*path).to_owned(), vec![Method::GET])));
+        Self { routes: Arc::new(routes), app, table }
+    }
+
+    /// Answers a request.
+    pub(super) async fn answer(&self, request: hyper::Request<Incoming>, peer: SocketAddr) -> Response {
+        let begun = Instant::now();
+        let request_id = self.app.new_request_id();
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let has_ambiguous_query = repeats_a_parameter(request.uri().query());
+        let remote = RemoteAddr(Addr::SocketAddr(peer));
+        let mut request = Request::from((request, LocalAddr::default(), remote, Scheme::HTTP));
+        request.extensions_mut().insert(RequestId(request_id.clone()));
+
+        let mut response = if has_ambiguous_query {
+            error::render(StatusCode::BAD_REQUEST.into(), &request_id)
+        } else {
+            let routes = Arc::clone(&self.routes);
+            match tokio::spawn(async move { routes.call(request).await.map(IntoResponse::into_response) })
+                .await
+            {
+                Ok(Ok(response)) => response,
+                Ok(Err(error)) => error::render(error, &request_id),
+                Err(_) => error::render_panic(&request_id),
+            }
+        };
+        let route = self.table.iter().find(|(template, _)| matches(template, &path));
+        if let (StatusCode::METHOD_NOT_ALLOWED, Some((_, methods))) = (response.status(), route) {
+            response.headers_mut().insert(header::ALLOW, allow(methods));
+        }
+        finish(&mut response, &request_id);
+        tracing::info!(
+            request_id,
+            method = known(&method),
+            // The template, never the path: people paste secrets into addresses.
+            route = route.map_or("none", |(template, _)| template),
+            status = response.status().as_u16(),
+            micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
+            "request"
+        );
+        response
+    }
+}
+
+/// Where a request came from.
+pub(super) fn origin(request: &Request) -> Origin {
+    let source = match request.remote_addr().0 {
+        Addr::SocketAddr(address) => address.ip().to_canonical().to_string(),
+        _ => "unknown".to_owned(),
+    };
+    let request_id = request.extensions().get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
+    Origin { source, request_id }
+}
+
+/// A parameter given twice could mean either value, so it means neither.
+fn repeats_a_parameter(query: Option<&str>) -> bool {
+    let mut names: Vec<_> = query
+        .unwrap_or_default()
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| pair.split('=').next())
+        .collect();
+    names.sort_unstable();
+    names.windows(2).any(|pair| pair[0] == pair[1])
+}
+
+/// Whether `path` is one that `template` describes; `{name}` stands for one segment.
+fn matches(template: &str, path: &str) -> bool {
+    let mut segments = path.split('/');
+    let fits = template.split('/').all(|expected| {
+        segments.next().is_some_and(|segment| {
+            expected == segment
+                || (expected.starts_with('{') && expected.ends_with('}') && !segment.is_empty())
+        })
+    });
+    fits && segments.next().is_none()
+}
+
+/// RFC 9110 §10.2.1. GET brings HEAD with it.
+fn allow(methods: &[Method]) -> HeaderValue {
+    let mut names: Vec<_> = methods.iter().map(Method::as_str).collect();
+    if names.contains(&"GET") {
+        names.push("HEAD");
+    }
+    HeaderValue::from_str(&names.join(", ")).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// A method's name, if it is one that everybody knows: what strangers invent does not go into the log.
+fn known(method: &Method) -> &str {
+    match method.as_str() {
+        name @ ("GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS") => name,
+        _ => "other",
+    }
+}
+
+fn finish(response: &mut Response, request_id: &str) {
+    let headers = response.headers_mut();
+    if let Ok(value) = HeaderValue::from_str(request_id) {
+        headers.insert(X_REQUEST_ID, value);
+    }
+    let defaults = [
+        (header::CACHE_CONTROL, "no-store"),
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ];
+    for (name, value) in defaults {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn templates_describe_whole_paths() {
+        assert!(matches("/llm-keys", "/llm-keys") && matches("/llm-keys/{provider}", "/llm-keys/openai"));
+        for other in ["/llm-keys/", "/llm-keys/a/b", "/LLM-KEYS/a", "//llm-keys", "/", ""] {
+            assert!(!matches("/llm-keys/{provider}", other), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_parameter_given_twice_is_noticed() {
+        assert!(repeats_a_parameter(Some("project=a&x=1&project=b")));
+        assert!(!repeats_a_parameter(Some("project=a&x=1&&")) && !repeats_a_parameter(None));
+    }
+}

@@ -1,0 +1,78 @@
+//! The OpenAPI document: what poem-openapi generates, with what it cannot say put right.
+//!
+//! It writes `3.0.0` and header names in capitals, and leaves out that an operation needs no credential or that every
+//! response has an `X-Request-Id`. The result depends on nothing but the code, so that it can be committed and compared.
+
+use poem_openapi::{OpenApi, OpenApiService, Webhook};
+use serde_json::{Value, json};
+
+/// The document.
+pub(super) fn document<T: OpenApi, W: Webhook>(service: &OpenApiService<T, W>) -> Value {
+    let mut document: Value = serde_json::from_str(&service.spec()).unwrap_or_default();
+    document["openapi"] = json!("3.0.3");
+    order_tags(&mut document);
+    let paths = document["paths"].as_object_mut().into_iter().flat_map(serde_json::Map::values_mut);
+    for operation in paths.filter_map(Value::as_object_mut).flat_map(serde_json::Map::values_mut) {
+        let security = &mut operation["security"];
+        if security.is_null() || *security == json!([{}]) {
+            *security = json!([]);
+        }
+        let responses =
+            operation["responses"].as_object_mut().into_iter().flat_map(serde_json::Map::values_mut);
+        for response in responses {
+            mend_headers(response);
+        }
+    }
+    document
+}
+
+/// Groups in the order in which they are first used, which is the order of a first visit.
+fn order_tags(document: &mut Value) {
+    let operations = document["paths"].as_object().into_iter().flat_map(serde_json::Map::values);
+    let operations = operations.filter_map(Value::as_object).flat_map(serde_json::Map::values);
+    let used: Vec<_> = operations.map(|operation| operation["tags"][0].clone()).collect();
+    if let Some(tags) = document["tags"].as_array_mut() {
+        tags.sort_by_key(|tag| used.iter().position(|name| *name == tag["name"]));
+    }
+}
+
+fn mend_headers(response: &mut Value) {
+    let generated = response["headers"].take();
+    let mut headers = serde_json::Map::new();
+    for (name, header) in generated.as_object().into_iter().flatten() {
+        let mut header = header.clone();
+        header.as_object_mut().map(|header| header.remove("deprecated"));
+        headers.insert(canonical(name), header);
+    }
+    let request_id = json!({
+        "description": "The identifier under which the request stands in the log and in the audit log.",
+        "required": true,
+        "schema": { "type": "string" },
+    });
+    headers.insert("X-Request-Id".to_owned(), request_id);
+    response["headers"] = Value::Object(headers);
+}
+
+/// `CACHE-CONTROL` as people write it.
+fn canonical(name: &str) -> String {
+    match name.to_ascii_uppercase().as_str() {
+        "ETAG" => return "ETag".to_owned(),
+        "WWW-AUTHENTICATE" => return "WWW-Authenticate".to_owned(),
+        _ => {}
+    }
+    let word = |word: &str| {
+        let (first, rest) = word.split_at(1.min(word.len()));
+        first.to_ascii_uppercase() + &rest.to_ascii_lowercase()
+    };
+    name.split('-').map(word).collect::<Vec<_>>().join("-")
+}
+
+/// As JSON, for people to read and for tools to compare.
+pub(super) fn json(document: &Value) -> String {
+    serde_json::to_string_pretty(document).unwrap_or_default() + "\n"
+}
+
+/// As YAML.
+pub(super) fn yaml(document: &Value) -> String {
+    serde_yaml::to_string(document).unwrap_or_default()
+}

@@ -1,0 +1,86 @@
+//! The specification: committed as it is generated, complete, the same as the one served.
+
+use std::{env, fs, path::Path};
+
+use serde_json::Value;
+
+use crate::desk::{Desk, json};
+
+/// Compares with the committed file; `UPDATE_OPENAPI=1 cargo test openapi` rewrites it.
+fn assert_committed(name: &str, generated: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi").join(name);
+    if env::var_os("UPDATE_OPENAPI").is_some() {
+        fs::write(&path, generated).unwrap();
+    }
+    let committed = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        committed == generated,
+        "openapi/{name} is not what the code says; UPDATE_OPENAPI=1 cargo test openapi"
+    );
+}
+
+#[test]
+fn the_committed_specification_is_the_generated_one() {
+    assert_committed("keydesk.json", &keydesk::http::spec_json());
+    assert_committed("keydesk.yaml", &keydesk::http::spec_yaml());
+}
+
+#[tokio::test]
+async fn the_served_specification_is_the_generated_one() {
+    let desk = Desk::open().await;
+    let served = desk.get("/openapi.json").send().await.unwrap().text().await.unwrap();
+    assert_eq!(served, keydesk::http::spec_json());
+    let served = desk.get("/openapi.yaml").send().await.unwrap().text().await.unwrap();
+    assert_eq!(served, keydesk::http::spec_yaml());
+}
+
+fn operations(document: &Value) -> impl Iterator<Item = (&String, &String, &Value)> {
+    let paths = document["paths"].as_object().unwrap().iter();
+    paths
+        .flat_map(|(path, item)| item.as_object().unwrap().iter().map(move |(method, op)| (path, method, op)))
+}
+
+#[test]
+fn every_operation_is_described() {
+    let document: Value = serde_json::from_str(&keydesk::http::spec_json()).unwrap();
+    for (path, method, operation) in operations(&document) {
+        for field in ["operationId", "summary", "description"] {
+            assert!(
+                operation[field].as_str().is_some_and(|text| !text.is_empty()),
+                "{method} {path} has no {field}"
+            );
+        }
+        assert_eq!(operation["tags"].as_array().unwrap().len(), 1, "{method} {path}");
+        assert!(operation["security"].is_array(), "{method} {path}");
+        for (status, response) in operation["responses"].as_object().unwrap() {
+            assert!(!response["description"].as_str().unwrap().is_empty(), "{method} {path} {status}");
+            assert!(response["headers"]["X-Request-Id"].is_object(), "{method} {path} {status}");
+        }
+    }
+    let schemes = &document["components"]["securitySchemes"];
+    assert_eq!(schemes["OAuth2"]["flows"]["password"]["tokenUrl"], "/token");
+    assert_eq!(schemes["ApiKey"]["name"], "X-API-Key");
+}
+
+/// Which operations anybody may call; a new operation must be put in one of the lists.
+#[tokio::test]
+async fn every_operation_is_public_or_refuses_strangers() {
+    let public = ["issueToken", "getJwks", "getAuthorizationServerMetadata", "getHealth", "getReadiness"];
+    let protected = ["listLlmKeys", "getLlmKey"];
+    let desk = Desk::open().await;
+    let document: Value = serde_json::from_str(&keydesk::http::spec_json()).unwrap();
+    for (path, method, operation) in operations(&document) {
+        let id = operation["operationId"].as_str().unwrap();
+        assert!(public.contains(&id) != protected.contains(&id), "{id} is in one of the lists");
+        let url = format!("{}{}", desk.url, path.replace("{provider}", "openai"));
+        let response = desk.http.request(method.to_uppercase().parse().unwrap(), url).send().await.unwrap();
+        let status = response.status().as_u16();
+        assert_eq!(status == 401, protected.contains(&id), "{id} answers a stranger with {status}");
+        assert!(
+            operation["responses"][status.to_string()].is_object(),
+            "{id}: {status} is not in the specification"
+        );
+        assert_eq!(operation["security"] == serde_json::json!([]), public.contains(&id), "{id}");
+        json(response).await;
+    }
+}

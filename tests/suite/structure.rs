@@ -1,0 +1,205 @@
+//! The import rule: which part may name which. A picture in a document rots; this does not.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+/// Each part of the crate, with the parts and the crates that it may name.
+const RULES: &[(&str, &[&str], &[&str])] = &[
+    ("model", &[], &["crc32fast", "serde", "serde_json", "thiserror", "time", "uuid"]),
+    ("secret", &[], &["zeroize"]),
+    (
+        "crypto",
+        &["model", "secret"],
+        &[
+            "argon2",
+            "aws_lc_rs",
+            "base64",
+            "jsonwebtoken",
+            "rustix",
+            "serde",
+            "serde_json",
+            "thiserror",
+            "tokio",
+            "unicode_normalization",
+            "zeroize",
+        ],
+    ),
+    ("store", &["model"], &["serde", "serde_json", "sqlx", "thiserror"]),
+    (
+        "app",
+        &["model", "secret", "crypto", "store"],
+        &["serde", "serde_json", "thiserror", "tokio", "tracing"],
+    ),
+    (
+        "http",
+        &["model", "secret", "app"],
+        &[
+            "base64",
+            "hyper",
+            "hyper_util",
+            "percent_encoding",
+            "poem",
+            "poem_openapi",
+            "serde",
+            "serde_json",
+            "serde_yaml",
+            "thiserror",
+            "tokio",
+            "tracing",
+            "zeroize",
+        ],
+    ),
+    ("config", &["model", "secret", "crypto", "app"], &["humantime", "thiserror", "toml", "zeroize"]),
+    ("telemetry", &["config"], &["thiserror", "tracing", "tracing_subscriber"]),
+    (
+        "cli",
+        &["model", "secret", "crypto", "store", "app", "http", "config", "telemetry"],
+        &[
+            "clap",
+            "clap_complete",
+            "comfy_table",
+            "humantime",
+            "rpassword",
+            "rustix",
+            "serde",
+            "serde_json",
+            "time",
+            "tokio",
+            "tracing",
+            "whoami",
+            "zeroize",
+        ],
+    ),
+];
+
+const CRATES: &[&str] = &[
+    "argon2",
+    "aws_lc_rs",
+    "base64",
+    "clap",
+    "clap_complete",
+    "comfy_table",
+    "crc32fast",
+    "humantime",
+    "hyper",
+    "hyper_util",
+    "jsonwebtoken",
+    "percent_encoding",
+    "poem",
+    "poem_openapi",
+    "rpassword",
+    "rustix",
+    "serde",
+    "serde_json",
+    "serde_yaml",
+    "sqlx",
+    "thiserror",
+    "tokio",
+    "toml",
+    "tracing",
+    "tracing_subscriber",
+    "unicode_normalization",
+    "uuid",
+    "whoami",
+    "zeroize",
+];
+
+fn sources(path: &Path, found: &mut Vec<(String, String)>) {
+    for entry in fs::read_dir(path).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push((path.display().to_string(), fs::read_to_string(&path).unwrap()));
+        }
+    }
+}
+
+fn part(name: &str) -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    if root.join(name).is_dir() {
+        sources(&root.join(name), &mut found);
+    }
+    if let Ok(text) = fs::read_to_string(root.join(format!("{name}.rs"))) {
+        found.push((format!("{name}.rs"), text));
+    }
+    found
+}
+
+/// Code without comments and without the tests' part.
+fn code(text: &str) -> String {
+    let lines = text.split("#[cfg(test)]").next().unwrap_or_default().lines();
+    lines.map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+}
+
+/// The parts that `code` names: after `crate::`, or at the first level of `crate::{…}`.
+fn named_parts(code: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for rest in code.split("crate::").skip(1) {
+        let first_level = usize::from(rest.starts_with('{'));
+        let mut depth = 0;
+        for item in rest.split_inclusive([',', '{', '}', ';']) {
+            if depth == first_level {
+                found.insert(item.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
+            }
+            depth = match item.chars().last() {
+                Some('{') => depth + 1,
+                Some('}') => depth.saturating_sub(1),
+                _ => depth,
+            };
+            if depth == 0 {
+                break;
+            }
+        }
+    }
+    found.remove("");
+    found
+}
+
+/// Whether `code` names the crate `word` at the start of a path.
+fn names(code: &str, word: &str) -> bool {
+    let before =
+        |at: usize| code[..at].chars().last().is_none_or(|c| !(c.is_alphanumeric() || "_:".contains(c)));
+    code.match_indices(&format!("{word}::")).any(|(at, _)| before(at))
+}
+
+#[test]
+fn each_part_names_only_what_it_may() {
+    let mut faults = Vec::new();
+    for (name, parts, crates) in RULES {
+        for (file, text) in part(name).iter().filter(|(file, _)| !file.ends_with("tests.rs")) {
+            let code = code(text);
+            let others = named_parts(&code);
+            for (other, ..) in RULES.iter().filter(|(other, ..)| other != name && !parts.contains(other)) {
+                if others.contains(*other) {
+                    faults.push(format!("{file} names {other}"));
+                }
+            }
+            for other in CRATES.iter().filter(|other| !crates.contains(other)) {
+                if names(&code, other) {
+                    faults.push(format!("{file} names the crate {other}"));
+                }
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+#[test]
+fn the_rule_sees_every_way_of_naming_a_part() {
+    let code = "use crate::{model::{Id, Scope},\n    store::Store, secret::Secret};\nfn f() { crate::http::serve(); }";
+    assert_eq!(named_parts(code), ["http", "model", "secret", "store"].map(str::to_owned).into());
+    assert!(
+        names("use sqlx::query;", "sqlx") && names("{poem::Body}", "poem") && !names("a_poem::x", "poem")
+    );
+}
+
+#[test]
+fn files_stay_readable() {
+    let mut found = Vec::new();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+    for (file, text) in found {
+        assert!(text.starts_with("//!"), "{file} does not say what it is for");
+        assert!(text.lines().count() <= 450, "{file} is long: is there a second idea in it?");
+    }
+}
