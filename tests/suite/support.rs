@@ -17,7 +17,7 @@ use tempfile::TempDir;
 /// The password of the first admin.
 pub(crate) const PASSWORD: &str = "correct horse battery staple";
 /// How long anything may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A directory in which there may be a desk.
 pub(crate) struct Place(TempDir);
@@ -124,7 +124,7 @@ impl Place {
         while !banner.contains("/llm-keys'") {
             match heard.recv_timeout(PATIENCE) {
                 Ok(line) => banner = banner + &line + "\n",
-                Err(_) => panic!("no server: {banner}{}", read(&self.path("log"))),
+                Err(error) => panic!("no server, {error}: {banner}{}", read(&self.path("log"))),
             }
         }
         Server { child, banner }

@@ -214,7 +214,7 @@ fn a_standard_output_that_nobody_reads_does_not_stop_the_server() {
         command.envs([ADMIN]).stderr(File::create(place.path("log")).unwrap());
         let reader = if blocked {
             // What a pipe holds on Linux: the next byte waits until somebody reads.
-            writer.write_all(&[0; 65536]).unwrap();
+            writer.write_all(&vec![0; 65536]).unwrap();
             Some(reader)
         } else {
             drop(reader);
