@@ -17,8 +17,11 @@
 //! - [`http`]: wire to operation and back.
 
 pub mod app;
+pub mod cli;
+pub mod config;
 pub mod crypto;
 pub mod http;
 pub mod model;
 pub mod secret;
 pub mod store;
+pub mod telemetry;

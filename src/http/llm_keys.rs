@@ -148,6 +148,10 @@ impl LlmKeysApi {
     ///
     /// The key with its version, and the environment variable in which the provider's SDK looks for it.
     #[oai(path = "/llm-keys/:provider", method = "get", operation_id = "getLlmKey", tag = "Group::LlmKeys")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a part of the request that the specification describes"
+    )]
     async fn get(
         &self,
         #[oai(scope = "Scopes::LlmKeysRead")] _scheme: DescribesOAuth2,

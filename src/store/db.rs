@@ -61,7 +61,8 @@ impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         match error.as_database_error() {
             Some(cause) if cause.is_unique_violation() => Self::Exists,
-            Some(cause) if cause.is_foreign_key_violation() => Self::InUse,
+            // `on delete restrict` is reported as a trigger's constraint, so that only the message tells.
+            Some(cause) if cause.message().contains("FOREIGN KEY constraint failed") => Self::InUse,
             _ => Self::Unavailable(error),
         }
     }

@@ -50,11 +50,8 @@ class Desk:
         self.service_api_key = f"svc-CANARY{secrets.token_hex(20)}"
         # Nothing is inherited: a real OPENAI_API_KEY of whoever runs the tests must not be read, let alone imported.
         self.plain_env = {"PATH": os.environ["PATH"], "HOME": str(self.home), "LANG": "C.UTF-8", "RUST_LOG": "trace"}
-        # A desk for tests is asked more often in a minute than a team asks in an hour.
-        limits = {"KEYDESK_LIMITS__KEYS": "off", "KEYDESK_LIMITS__TOKEN": "off"}
         self.env = {
             **self.plain_env,
-            **limits,
             **self.keys,
             "SERVICE_API_KEY": self.service_api_key,
             "KEYDESK_ADMIN_PASSWORD": PASSWORD,

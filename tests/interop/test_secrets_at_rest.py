@@ -16,7 +16,7 @@ def forms(secret):
     inside something that was encoded as a whole, such as `user:password`)."""
     raw = secret.encode()
     found = {raw, raw.hex().encode(), raw.hex().upper().encode(), secret.encode("utf-16-le")}
-    found |= {urllib.parse.quote(secret, safe="").encode(), urllib.parse.quote_plus(secret).encode()}
+    found |= {urllib.parse.quote(secret).encode(), urllib.parse.quote(secret, safe="").encode(), urllib.parse.quote_plus(secret).encode()}
     found.add(json.dumps(secret)[1:-1].encode())
     found.add(", ".join(str(byte) for byte in raw).encode())  # a byte vector's debug output
     for encode in (base64.b64encode, base64.urlsafe_b64encode):

@@ -2,9 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
+mod cli;
 mod desk;
 mod health;
 mod llm_keys;
 mod openapi;
 mod structure;
+mod support;
 mod token;

@@ -1,0 +1,72 @@
+//! The desk as the command line sees it: found through the configuration, opened for the operating system's user.
+
+use std::sync::Arc;
+
+use super::{failure::Failure, output::Output};
+use crate::{
+    app::{App, Settings, Surroundings, desk::Location},
+    config::Config,
+    crypto::SystemEntropy,
+    model::{Caller, Clock as _, Entropy as _, Id, SystemClock},
+};
+
+/// An open desk, who works at it, and where the results go.
+pub(super) struct Desk {
+    pub(super) app: App,
+    pub(super) caller: Caller,
+    pub(super) out: Output,
+}
+
+impl Desk {
+    /// Opens the desk that is there. It may be served at the same time.
+    pub(super) async fn open(config: &Config, out: Output) -> Result<Self, Failure> {
+        // No token is issued here, so that the port need not be the one really bound.
+        let issuer = config.public_url.clone().unwrap_or_else(|| format!("http://{}", config.listen));
+        let app = location(config).open(settings(config, issuer), surroundings()).await?;
+        Ok(Self { app, caller: caller(), out })
+    }
+}
+
+/// Where the desk is.
+pub(super) fn location(config: &Config) -> Location {
+    Location { database: config.database.clone(), kek_file: config.kek_file.clone() }
+}
+
+/// What the operator decided about the operations.
+pub(super) fn settings(config: &Config, issuer: String) -> Settings {
+    Settings {
+        issuer,
+        audience: config.token.audience.clone(),
+        access_ttl: config.token.access_ttl,
+        algorithm: config.token.algorithm,
+        password_enabled: config.password_enabled,
+        password_policy: config.password_policy,
+    }
+}
+
+/// The real clock and the real randomness.
+pub(super) fn surroundings() -> Surroundings {
+    Surroundings { clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy) }
+}
+
+/// The person at the command line, or the server itself.
+pub(super) fn caller() -> Caller {
+    let user = whoami::username().unwrap_or_else(|_| "unknown".to_owned());
+    let request = Id::generate(SystemClock.now(), &SystemEntropy);
+    Caller::operating_system(&user, format!("req_{request}"))
+}
+
+/// Random characters out of `alphabet`, each as likely as the others.
+pub(super) fn random_text(alphabet: &[u8], length: usize) -> String {
+    let fair = u8::try_from(256 - 256 % alphabet.len()).unwrap_or(u8::MAX);
+    let mut text = String::with_capacity(length);
+    while text.len() < length {
+        let mut byte = [0];
+        SystemEntropy.fill(&mut byte);
+        // A byte beyond the last whole multiple would make the first characters likelier.
+        if byte[0] < fair {
+            text.push(char::from(alphabet[usize::from(byte[0]) % alphabet.len()]));
+        }
+    }
+    text
+}

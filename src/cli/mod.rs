@@ -1,0 +1,240 @@
+//! The command line: arguments become operations, results become a table, JSON or a sentence.
+//!
+//! `serve` runs the server. The commands about users, keys and so on work on the same data directory through the same
+//! operations as HTTP, authorised and written in the book as the operating system's user; a running server notices. Exit
+//! codes are decided here and in `failure.rs` alone: 0 done, 1 failed, 2 wrong usage.
+
+mod api_keys;
+mod audit;
+mod banner;
+mod config_check;
+mod desk;
+mod failure;
+mod grants;
+mod output;
+mod projects;
+mod prompt;
+mod provider_keys;
+mod serve;
+mod service_accounts;
+mod users;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+
+use crate::{
+    config::{self, Config, Environment, Flags},
+    http, telemetry,
+};
+use desk::Desk;
+use failure::Failure;
+use output::Output;
+
+/// The front desk for a team's LLM API keys
+///
+/// People and machines prove who they are, get the keys they may use, and every handover is written in the book first.
+#[derive(Debug, Parser)]
+#[command(
+    name = "keydesk",
+    version,
+    arg_required_else_help = true,
+    after_help = "Example, in an empty directory:
+  OPENAI_API_KEY=sk-... keydesk serve
+
+Settings come from keydesk.toml, KEYDESK_* variables and flags; see `keydesk config check`."
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+struct Global {
+    /// The configuration file, instead of ./keydesk.toml
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where the desk keeps its files, instead of ./keydesk-data
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Print data as JSON
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server; in an empty data directory, make everything first
+    #[command(after_help = "Example:
+  export KEYDESK_ADMIN_PASSWORD='correct horse battery staple' OPENAI_API_KEY=sk-...
+  keydesk serve --listen 127.0.0.1:8000
+
+Stop it with SIGTERM or Ctrl-C: it finishes the requests it has accepted. A second signal stops it at once.")]
+    Serve(serve::Args),
+    #[command(flatten)]
+    AtDesk(AtDesk),
+    /// Print the OpenAPI document
+    #[command(after_help = "Example:\n  keydesk openapi --yaml > keydesk.yaml")]
+    Openapi {
+        /// As YAML instead of JSON
+        #[arg(long)]
+        yaml: bool,
+    },
+    /// Look at the configuration
+    #[command(after_help = "Example:\n  keydesk config check")]
+    Config {
+        #[command(subcommand)]
+        command: config_check::Command,
+    },
+    /// Print a completion script for your shell
+    #[command(after_help = "Example:
+  keydesk completions bash > ~/.local/share/bash-completion/completions/keydesk")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What is done at an existing desk.
+#[derive(Debug, Subcommand)]
+enum AtDesk {
+    /// People, who log in with a password
+    #[command(after_help = "Example:\n  keydesk user add alice --project default")]
+    User {
+        #[command(subcommand)]
+        command: users::Command,
+    },
+    /// Machines, which show a client secret or an API key
+    #[command(after_help = "Example:\n  keydesk service-account add ci --project default --file sa.json")]
+    ServiceAccount {
+        #[command(subcommand)]
+        command: service_accounts::Command,
+    },
+    /// Long-lived credentials of users and service accounts
+    #[command(after_help = "Example:\n  keydesk api-key add alice --label laptop --expires 90d")]
+    ApiKey {
+        #[command(subcommand)]
+        command: api_keys::Command,
+    },
+    /// Named sets of provider keys
+    #[command(after_help = "Example:\n  keydesk project add search")]
+    Project {
+        #[command(subcommand)]
+        command: projects::Command,
+    },
+    /// Who may fetch which project's keys
+    #[command(after_help = "Example:\n  keydesk grant add ci search --provider openai")]
+    Grant {
+        #[command(subcommand)]
+        command: grants::Command,
+    },
+    /// The keys of the LLM providers
+    #[command(after_help = "Example:\n  keydesk key set openai")]
+    Key {
+        #[command(subcommand)]
+        command: provider_keys::Command,
+    },
+    /// The book: who asked for what, and what became of it
+    #[command(after_help = "Example:\n  keydesk audit list --outcome denied --since 24h")]
+    Audit {
+        #[command(subcommand)]
+        command: audit::Command,
+    },
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    telemetry::install_panic_hook();
+    keep_memory_private();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Also --help and --version. If nobody reads it, there is nothing to be done about it.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// No core dump, and no debugger of another process of the same user: the memory holds keys. Best effort.
+fn keep_memory_private() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let Cli { global: Global { config, data_dir, json }, command } = cli;
+    let out = Output::new(json);
+    let mut flags = Flags { config, data_dir, listen: None };
+    match command {
+        Command::Openapi { yaml } => out.text(if yaml { http::spec_yaml() } else { http::spec_json() }),
+        Command::Completions { shell } => completions(out, shell),
+        Command::Config { command: config_check::Command::Check } => config_check::run(&flags, out),
+        Command::Serve(args) => {
+            flags.listen = args.listen;
+            let environment = Environment::capture();
+            let config = config::load(&flags, &environment)?;
+            in_runtime(&config, serve::run(&config, &environment))
+        }
+        Command::AtDesk(command) => {
+            let config = config::load(&flags, &Environment::capture())?;
+            in_runtime(&config, at_desk(&config, out, command))
+        }
+    }
+}
+
+fn completions(out: Output, shell: clap_complete::Shell) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "keydesk", &mut script);
+    out.text(String::from_utf8_lossy(&script).into_owned())
+}
+
+/// Opens the log and runs `work` to its end.
+fn in_runtime(config: &Config, work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let _log = telemetry::init(&config.log)?;
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| Failure::because("cannot start", &error))?;
+    let result = runtime.block_on(work);
+    runtime.shutdown_background();
+    result
+}
+
+async fn at_desk(config: &Config, out: Output, command: AtDesk) -> Result<(), Failure> {
+    let desk = Desk::open(config, out).await?;
+    let result = match command {
+        AtDesk::User { command } => users::run(&desk, command).await,
+        AtDesk::ServiceAccount { command } => service_accounts::run(&desk, command).await,
+        AtDesk::ApiKey { command } => api_keys::run(&desk, command).await,
+        AtDesk::Project { command } => projects::run(&desk, command).await,
+        AtDesk::Grant { command } => grants::run(&desk, command).await,
+        AtDesk::Key { command } => provider_keys::run(&desk, command).await,
+        AtDesk::Audit { command } => audit::run(&desk, command).await,
+    };
+    desk.app.close().await;
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_has_a_summary_and_an_example() {
+        fn walk(command: &clap::Command, path: &str) {
+            let path = format!("{path} {}", command.get_name());
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.starts_with("Example") && help.contains("\n  "), "{path} has no example");
+            assert!(command.get_about().is_some(), "{path} has no summary");
+            command.get_subcommands().for_each(|command| walk(command, &path));
+        }
+        Cli::command().debug_assert();
+        walk(&Cli::command(), "");
+    }
+}

@@ -1,0 +1,169 @@
+//! `keydesk user`: people.
+
+use std::fmt::Write as _;
+
+use clap::{
+    Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+use serde::Serialize;
+
+use super::{desk::Desk, failure::Failure, output, prompt};
+use crate::{
+    app::users::NewUser,
+    model::{Grant, Principal, PrincipalKind, PrincipalName, ProjectName, Role},
+    store::api_keys::ApiKeyRow,
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Make a user; the password is asked for, or read from standard input
+    #[command(after_help = "Examples:
+  keydesk user add alice --project default
+  pass show keydesk/alice | keydesk user add alice --password-stdin")]
+    Add {
+        /// The user's name
+        name: PrincipalName,
+        /// What the user may ask for at most
+        #[arg(long, default_value = Role::Member.as_str(), value_parser = role())]
+        role: Role,
+        /// A project whose keys the user may fetch; can be repeated
+        #[arg(long = "project", value_name = "PROJECT")]
+        projects: Vec<ProjectName>,
+        /// Read the password from standard input
+        #[arg(long)]
+        password_stdin: bool,
+    },
+    /// List the users
+    #[command(after_help = "Example:\n  keydesk user list --json")]
+    List,
+    /// Show a user with grants and API keys
+    #[command(after_help = "Example:\n  keydesk user show alice")]
+    Show {
+        /// The user's name
+        name: PrincipalName,
+    },
+    /// Set a user's password
+    #[command(after_help = "Example:\n  keydesk user passwd alice")]
+    Passwd {
+        /// The user's name
+        name: PrincipalName,
+        /// Read the password from standard input
+        #[arg(long)]
+        password_stdin: bool,
+    },
+    /// Shut a user out: every credential is dead at once
+    #[command(after_help = "Example:\n  keydesk user disable alice")]
+    Disable {
+        /// The user's name
+        name: PrincipalName,
+    },
+    /// Let a user in again
+    #[command(after_help = "Example:\n  keydesk user enable alice")]
+    Enable {
+        /// The user's name
+        name: PrincipalName,
+    },
+    /// Delete a user with all API keys and grants
+    #[command(after_help = "Example:\n  keydesk user delete alice")]
+    Delete {
+        /// The user's name
+        name: PrincipalName,
+    },
+}
+
+const KIND: PrincipalKind = PrincipalKind::User;
+
+pub(super) async fn run(desk: &Desk, command: Command) -> Result<(), Failure> {
+    let Desk { app, caller, out } = desk;
+    match command {
+        Command::Add { name, role, projects, password_stdin } => {
+            let password = prompt::new_password(&name, password_stdin)?;
+            let user = app.create_user(caller, NewUser { name, role, password, projects }).await?;
+            out.object(&user, format_args!("user {} is made", user.name))
+        }
+        Command::List => list(desk, KIND).await,
+        Command::Show { name } => show(desk, &name).await,
+        Command::Passwd { name, password_stdin } => {
+            find(desk, KIND, &name).await?;
+            app.set_password(caller, &name, prompt::new_password(&name, password_stdin)?).await?;
+            out.done(format_args!("user {name} has a new password"))
+        }
+        Command::Disable { name } => disable(desk, KIND, &name).await,
+        Command::Enable { name } => enable(desk, KIND, &name).await,
+        Command::Delete { name } => delete(desk, KIND, &name).await,
+    }
+}
+
+/// The roles, for clap.
+pub(super) fn role() -> impl TypedValueParser<Value = Role> {
+    PossibleValuesParser::new(Role::ALL.map(Role::as_str)).try_map(|text| text.parse::<Role>())
+}
+
+/// All users, or all service accounts.
+pub(super) async fn list(desk: &Desk, kind: PrincipalKind) -> Result<(), Failure> {
+    let principals = desk.app.principals(&desk.caller, kind).await?;
+    desk.out.list(&principals, ["name", "role", "state", "created (utc)"], |principal| {
+        let created = output::minute(principal.created_at);
+        [principal.name.to_string(), principal.role.to_string(), state(principal), created]
+    })
+}
+
+fn state(principal: &Principal) -> String {
+    let disabled = |since| format!("disabled since {}", output::minute(since));
+    principal.disabled_at.map_or_else(|| "enabled".to_owned(), disabled)
+}
+
+async fn find(desk: &Desk, kind: PrincipalKind, name: &PrincipalName) -> Result<Principal, Failure> {
+    let principals = desk.app.principals(&desk.caller, kind).await?;
+    let found = principals.into_iter().find(|principal| principal.name == *name);
+    found.ok_or_else(|| Failure::Failed(format!("there is no {} {name}", kind.noun())))
+}
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    principal: &'a Principal,
+    grants: &'a [Grant],
+    api_keys: &'a [ApiKeyRow],
+}
+
+async fn show(desk: &Desk, name: &PrincipalName) -> Result<(), Failure> {
+    let principal = find(desk, KIND, name).await?;
+    let mut grants = desk.app.grants(&desk.caller, None).await?;
+    grants.retain(|grant| grant.principal == *name);
+    let api_keys = desk.app.api_keys(&desk.caller, Some(name)).await?;
+    let mut text = format!(
+        "name     {name}\nrole     {}\nstate    {}\ncreated  {} UTC\nid       {}",
+        principal.role,
+        state(&principal),
+        output::minute(principal.created_at),
+        principal.id
+    );
+    for grant in &grants {
+        let covered = super::grants::covered(grant.providers.as_ref());
+        let _ = write!(text, "\ngrant    {}: {covered}", grant.project);
+    }
+    for key in &api_keys {
+        let _ = write!(text, "\napi key  {} {} {}", key.id, super::api_keys::state(key), key.label);
+    }
+    desk.out.object(&Shown { principal: &principal, grants: &grants, api_keys: &api_keys }, text)
+}
+
+/// Shuts a user or service account out.
+pub(super) async fn disable(desk: &Desk, kind: PrincipalKind, name: &PrincipalName) -> Result<(), Failure> {
+    desk.app.disable(&desk.caller, kind, name).await?;
+    desk.out.done(format_args!("{} {name} is disabled: no credential of theirs works any more", kind.noun()))
+}
+
+/// Lets a user or service account in again.
+pub(super) async fn enable(desk: &Desk, kind: PrincipalKind, name: &PrincipalName) -> Result<(), Failure> {
+    desk.app.enable(&desk.caller, kind, name).await?;
+    desk.out.done(format_args!("{} {name} is enabled", kind.noun()))
+}
+
+/// Deletes a user or service account.
+pub(super) async fn delete(desk: &Desk, kind: PrincipalKind, name: &PrincipalName) -> Result<(), Failure> {
+    desk.app.delete(&desk.caller, kind, name).await?;
+    desk.out.done(format_args!("{} {name} is deleted", kind.noun()))
+}

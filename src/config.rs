@@ -1,0 +1,217 @@
+//! Configuration: what was typed becomes what was checked.
+//!
+//! Four layers, each over the one before: defaults, the file `keydesk.toml`, the environment, flags. `layers.rs`
+//! gathers them as text that remembers where it came from; [`load`] checks the text and makes the [`Config`] that the
+//! rest of the program runs on. Nothing else ever sees a raw value, and a key that nobody knows is an error.
+//!
+//! `Config` holds no secrets. Those come from the environment alone, see [`Environment::secrets`]. Error messages name
+//! the place and the key but do not repeat the value: people paste secrets into the wrong line.
+
+mod environment;
+pub mod keys;
+mod layers;
+mod secrets;
+mod url;
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+pub use environment::Environment;
+pub use keys::{KEYS, Key};
+pub use layers::{Flags, Source, Value};
+pub use secrets::Secrets;
+pub(crate) use secrets::trim_newline;
+
+use crate::{
+    crypto::jwt::Algorithm,
+    model::{PasswordPolicy, password::MAX_PASSWORD_BYTES},
+};
+use layers::Layers;
+
+/// A configuration that cannot be used: one line that says where, which key, what is wrong and what is allowed.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Error(String);
+
+/// A checked configuration.
+#[derive(Debug)]
+pub struct Config {
+    /// Where the desk keeps its files.
+    pub data_dir: PathBuf,
+    /// Where the server listens.
+    pub listen: SocketAddr,
+    /// The URL under which clients know the desk; `None` is `http://` and the address actually bound.
+    pub public_url: Option<String>,
+    /// The SQLite database.
+    pub database: PathBuf,
+    /// The file of the key-encryption key.
+    pub kek_file: PathBuf,
+    /// Access tokens.
+    pub token: Token,
+    /// Whether users may log in with a password at the token endpoint.
+    pub password_enabled: bool,
+    /// What may be a password.
+    pub password_policy: PasswordPolicy,
+    /// The log.
+    pub log: Log,
+    /// Every key as text, and where it came from: what `keydesk config check` shows.
+    pub values: Vec<Value>,
+}
+
+/// Access tokens.
+#[derive(Debug)]
+pub struct Token {
+    /// What they are signed with.
+    pub algorithm: Algorithm,
+    /// How long they live.
+    pub access_ttl: Duration,
+    /// For whom they are meant.
+    pub audience: String,
+}
+
+/// The log.
+#[derive(Debug)]
+pub struct Log {
+    /// One line of text or one JSON object per event.
+    pub format: LogFormat,
+    /// The least important level that is logged.
+    pub level: &'static str,
+    /// `RUST_LOG`: refines the level for parts of the program.
+    pub refine: Option<String>,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// Gathers the layers and checks them.
+pub fn load(flags: &Flags, environment: &Environment) -> Result<Config, Error> {
+    let mut layers = Layers::gather(flags, environment)?;
+    let data_dir = layers.path(&keys::DATA_DIR)?;
+    let listen = listen(&layers)?;
+    let public_url = public_url(&mut layers, listen)?;
+    let database = database(&mut layers, &data_dir)?;
+    layers.derive(&keys::KEK_FILE, data_dir.join("kek").display());
+    let kek_file = layers.path(&keys::KEK_FILE)?;
+    let token = Token {
+        algorithm: layers
+            .checked(&keys::TOKEN_ALGORITHM, |text| text.parse().or(wrong("is not one of them")))?,
+        access_ttl: layers.checked(&keys::TOKEN_ACCESS_TTL, access_ttl)?,
+        audience: layers.checked(&keys::TOKEN_AUDIENCE, audience)?,
+    };
+    let min_length = layers.checked(&keys::PASSWORD_MIN_LENGTH, min_length)?;
+    let log = Log {
+        format: layers.checked(&keys::LOG_FORMAT, log_format)?,
+        level: layers.checked(&keys::LOG_LEVEL, log_level)?,
+        refine: environment.text("RUST_LOG")?,
+    };
+    Ok(Config {
+        data_dir,
+        listen,
+        public_url,
+        database,
+        kek_file,
+        token,
+        password_enabled: layers.checked(&keys::PASSWORD_ENABLED, boolean)?,
+        password_policy: PasswordPolicy { min_length },
+        log,
+        values: layers.into_values(),
+    })
+}
+
+/// What is wrong with a text, for [`Layers::checked`].
+fn wrong<T>(what: impl Into<String>) -> Result<T, String> {
+    Err(what.into())
+}
+
+fn listen(layers: &Layers) -> Result<SocketAddr, Error> {
+    let insecure = layers.checked(&keys::SERVER_INSECURE_LISTEN, boolean)?;
+    layers.checked(&keys::SERVER_LISTEN, |text| {
+        let Ok(address) = text.parse::<SocketAddr>() else { return wrong("is not an IP address and a port") };
+        if !insecure && !address.ip().to_canonical().is_loopback() {
+            return wrong(
+                "can be reached from other machines, and this version does not speak TLS yet: keys would cross the \
+                 network readable. Put a TLS proxy on this machine in front of it, or set server.insecure_listen = true \
+                 if the network between is yours alone",
+            );
+        }
+        Ok(address)
+    })
+}
+
+/// The default cannot be told before the port is bound, so `None` stands for it; the text shown is what it will be like.
+fn public_url(layers: &mut Layers, listen: SocketAddr) -> Result<Option<String>, Error> {
+    if layers.is_given(&keys::SERVER_PUBLIC_URL) {
+        layers.checked(&keys::SERVER_PUBLIC_URL, url::public).map(Some)
+    } else {
+        layers.derive(&keys::SERVER_PUBLIC_URL, format_args!("http://{listen}"));
+        Ok(None)
+    }
+}
+
+fn database(layers: &mut Layers, data_dir: &Path) -> Result<PathBuf, Error> {
+    if layers.is_given(&keys::DATABASE_URL) {
+        return layers.checked(&keys::DATABASE_URL, sqlite_path);
+    }
+    let path = data_dir.join("keydesk.db");
+    layers.derive(&keys::DATABASE_URL, format_args!("sqlite://{}", path.display()));
+    Ok(path)
+}
+
+fn sqlite_path(url: &str) -> Result<PathBuf, String> {
+    if url.starts_with("postgres:") || url.starts_with("postgresql:") {
+        return wrong("names a PostgreSQL database, which this version does not support yet");
+    }
+    match url.strip_prefix("sqlite://") {
+        Some(path) if path.contains('?') => wrong("has options after a '?', and none is known"),
+        Some(path) if path.is_empty() || path.ends_with('/') || path == ":memory:" => {
+            wrong("does not name a file")
+        }
+        Some(path) => Ok(PathBuf::from(path)),
+        None => wrong("is not a database URL that is known"),
+    }
+}
+
+fn access_ttl(text: &str) -> Result<Duration, String> {
+    let Ok(ttl) = humantime::parse_duration(text) else { return wrong("is not a length of time") };
+    let allowed = Duration::from_mins(1)..=Duration::from_hours(1);
+    if allowed.contains(&ttl) { Ok(ttl) } else { wrong("is too short or too long") }
+}
+
+fn audience(text: &str) -> Result<String, String> {
+    let fine = !text.is_empty() && text.len() <= 255 && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if fine { Ok(text.to_owned()) } else { wrong("cannot be an audience") }
+}
+
+fn min_length(text: &str) -> Result<usize, String> {
+    let Ok(length) = text.parse() else { return wrong("is not a whole number") };
+    if (8..=MAX_PASSWORD_BYTES).contains(&length) { Ok(length) } else { wrong("is too small or too large") }
+}
+
+fn boolean(text: &str) -> Result<bool, String> {
+    text.parse().or(wrong("is neither"))
+}
+
+fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => wrong("is neither"),
+    }
+}
+
+fn log_level(text: &str) -> Result<&'static str, String> {
+    let found = ["error", "warn", "info", "debug", "trace"].into_iter().find(|level| *level == text);
+    found.ok_or_else(|| "is not one of them".to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,52 @@
+//! The part of the process's environment that is ours to read.
+
+use std::{collections::BTreeMap, ffi::OsString};
+
+use super::{Error, secrets};
+
+/// The prefix of our own variables. An unknown variable that begins with it is an error.
+pub(super) const PREFIX: &str = "KEYDESK_";
+/// Common names that others have given to things we understand.
+const SHARED: [&str; 2] = ["DATABASE_URL", "RUST_LOG"];
+
+/// The variables that concern us, and no others. Some hold secrets, so it prints their names only.
+#[derive(Default)]
+pub struct Environment(BTreeMap<String, OsString>);
+
+impl std::fmt::Debug for Environment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl Environment {
+    /// What the process was started with.
+    pub fn capture() -> Self {
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect()
+    }
+
+    /// The names of our own variables that are set and not empty.
+    pub(super) fn ours(&self) -> impl Iterator<Item = &str> {
+        let set = self.0.iter().filter(|(name, value)| name.starts_with(PREFIX) && !value.is_empty());
+        set.map(|(name, _)| name.as_str())
+    }
+
+    /// A variable's value; `None` if it is not set or empty, as container tools set variables nobody gave a value.
+    pub(super) fn text(&self, name: &str) -> Result<Option<String>, Error> {
+        let Some(value) = self.0.get(name).filter(|value| !value.is_empty()) else { return Ok(None) };
+        match value.to_str() {
+            Some(text) => Ok(Some(text.to_owned())),
+            None => Err(Error(format!("{name} is not UTF-8 text"))),
+        }
+    }
+}
+
+impl FromIterator<(String, OsString)> for Environment {
+    fn from_iter<I: IntoIterator<Item = (String, OsString)>>(variables: I) -> Self {
+        let names: Vec<String> = secrets::names().collect();
+        let concerns_us = |name: &String| {
+            name.starts_with(PREFIX) || SHARED.contains(&name.as_str()) || names.contains(name)
+        };
+        Self(variables.into_iter().filter(|(name, _)| concerns_us(name)).collect())
+    }
+}

@@ -1,0 +1,197 @@
+//! The table of configuration keys: one definition for parsing, error messages, `config check` and the README.
+
+/// A configuration key.
+#[derive(Debug)]
+pub struct Key {
+    /// Its name in the file, with its table: `server.listen`.
+    pub name: &'static str,
+    /// What it is when nobody says anything.
+    pub default: Default,
+    /// What may stand in the file.
+    pub kind: Kind,
+    /// What is allowed.
+    pub allowed: &'static str,
+    /// What it is for.
+    pub meaning: &'static str,
+}
+
+/// What a key is when nobody says anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Default {
+    /// This text.
+    Text(&'static str),
+    /// Something that follows from other keys, in words.
+    Derived(&'static str),
+}
+
+/// The TOML type of a key. In the environment everything is text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A string.
+    Text,
+    /// A boolean.
+    Boolean,
+    /// An integer.
+    Integer,
+}
+
+impl Key {
+    /// The variable that sets this key: `KEYDESK_SERVER__LISTEN`.
+    pub fn variable(&self) -> String {
+        format!("KEYDESK_{}", self.name.replace('.', "__").to_ascii_uppercase())
+    }
+}
+
+/// Where the desk keeps its files.
+pub const DATA_DIR: Key = Key {
+    name: "data_dir",
+    default: Default::Text("./keydesk-data"),
+    kind: Kind::Text,
+    allowed: "the path of a directory, which is created if need be",
+    meaning: "KEK file and SQLite database",
+};
+
+/// Where the server listens.
+pub const SERVER_LISTEN: Key = Key {
+    name: "server.listen",
+    default: Default::Text("127.0.0.1:8000"),
+    kind: Kind::Text,
+    allowed: "an IP address and a port, such as 127.0.0.1:8000 or [::1]:8000; port 0 is any free one",
+    meaning: "where the server listens; an address that is not loopback needs server.insecure_listen",
+};
+
+/// The URL under which clients know the desk.
+pub const SERVER_PUBLIC_URL: Key = Key {
+    name: "server.public_url",
+    default: Default::Derived("http:// and the address bound"),
+    kind: Kind::Text,
+    allowed: "a URL such as https://keys.example.com, without query, fragment or trailing slash",
+    meaning: "the URL under which clients know the desk: the issuer of its tokens",
+};
+
+/// Whether keys may cross the network unencrypted.
+pub const SERVER_INSECURE_LISTEN: Key = Key {
+    name: "server.insecure_listen",
+    default: Default::Text("false"),
+    kind: Kind::Boolean,
+    allowed: "true or false",
+    meaning: "listen without TLS where other machines can reach it",
+};
+
+/// The database.
+pub const DATABASE_URL: Key = Key {
+    name: "database.url",
+    default: Default::Derived("sqlite://DATA_DIR/keydesk.db"),
+    kind: Kind::Text,
+    allowed: "sqlite://PATH",
+    meaning: "the database; DATABASE_URL is read too, if KEYDESK_DATABASE__URL is not set",
+};
+
+/// The file of the key-encryption key.
+pub const KEK_FILE: Key = Key {
+    name: "kek.file",
+    default: Default::Derived("DATA_DIR/kek"),
+    kind: Kind::Text,
+    allowed: "the path of a file",
+    meaning: "the key-encryption key: 32 bytes in base64, mode 0600 or 0400",
+};
+
+/// What access tokens are signed with.
+pub const TOKEN_ALGORITHM: Key = Key {
+    name: "token.algorithm",
+    default: Default::Text("EdDSA"),
+    kind: Kind::Text,
+    allowed: "EdDSA, ES256 or RS256",
+    meaning: "what access tokens are signed with, and the only algorithm accepted",
+};
+
+/// How long an access token lives.
+pub const TOKEN_ACCESS_TTL: Key = Key {
+    name: "token.access_ttl",
+    default: Default::Text("10m"),
+    kind: Kind::Text,
+    allowed: "1m to 60m",
+    meaning: "how long an access token lives",
+};
+
+/// The audience of access tokens.
+pub const TOKEN_AUDIENCE: Key = Key {
+    name: "token.audience",
+    default: Default::Text("keydesk"),
+    kind: Kind::Text,
+    allowed: "1 to 255 printable ASCII characters without spaces",
+    meaning: "the audience (aud) of access tokens",
+};
+
+/// Whether users may log in with a password.
+pub const PASSWORD_ENABLED: Key = Key {
+    name: "password.enabled",
+    default: Default::Text("true"),
+    kind: Kind::Boolean,
+    allowed: "true or false",
+    meaning: "whether users may log in with a password at the token endpoint",
+};
+
+/// The fewest bytes of a new password.
+pub const PASSWORD_MIN_LENGTH: Key = Key {
+    name: "password.min_length",
+    default: Default::Text("15"),
+    kind: Kind::Integer,
+    allowed: "8 to 1024",
+    meaning: "the fewest bytes of a new password",
+};
+
+/// How the log is written.
+pub const LOG_FORMAT: Key = Key {
+    name: "log.format",
+    default: Default::Text("text"),
+    kind: Kind::Text,
+    allowed: "text or json",
+    meaning: "how the log on standard error is written",
+};
+
+/// How much is logged.
+pub const LOG_LEVEL: Key = Key {
+    name: "log.level",
+    default: Default::Text("info"),
+    kind: Kind::Text,
+    allowed: "error, warn, info, debug or trace",
+    meaning: "how much is logged; RUST_LOG refines it",
+};
+
+/// Every key, in the order in which they are shown.
+pub const KEYS: &[Key] = &[
+    DATA_DIR,
+    SERVER_LISTEN,
+    SERVER_PUBLIC_URL,
+    SERVER_INSECURE_LISTEN,
+    DATABASE_URL,
+    KEK_FILE,
+    TOKEN_ALGORITHM,
+    TOKEN_ACCESS_TTL,
+    TOKEN_AUDIENCE,
+    PASSWORD_ENABLED,
+    PASSWORD_MIN_LENGTH,
+    LOG_FORMAT,
+    LOG_LEVEL,
+];
+
+/// The one of `known` that is most like `typed`, for people who mistyped it.
+pub(super) fn nearest(typed: &str, known: impl IntoIterator<Item = String>) -> String {
+    known.into_iter().min_by_key(|name| distance(typed, name)).unwrap_or_default()
+}
+
+/// How many characters must be added, removed or replaced to make `b` out of `a` (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, to) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(from != *to);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}

@@ -1,0 +1,99 @@
+//! Secrets from the environment: the first admin's password, and what is imported.
+//!
+//! Each can be given as `NAME`, or as `NAME_FILE` with the path of a file that holds it, which is how container platforms
+//! hand over secrets. Both at once is an error, because one of them would be silently ignored.
+
+use std::{fs, io::Read as _, path::Path};
+
+use zeroize::Zeroizing;
+
+use super::{Environment, Error};
+use crate::{
+    app::import::{Found, FoundKey},
+    model::provider,
+    secret::Secret,
+};
+
+/// The password of the user that the first start makes.
+pub(super) const ADMIN_PASSWORD: &str = "KEYDESK_ADMIN_PASSWORD";
+const SERVICE_API_KEY: &str = "SERVICE_API_KEY";
+/// More than any of these may have, and little enough to read by mistake.
+const MAX_FILE_BYTES: u64 = 64 * 1024;
+
+/// The secrets that were found in the environment.
+#[derive(Debug)]
+pub struct Secrets {
+    /// The password of the first admin.
+    pub admin_password: Option<Secret>,
+    /// Provider keys and the service API key.
+    pub found: Found,
+}
+
+/// The names of all variables that may hold a secret or the path of one.
+pub(super) fn names() -> impl Iterator<Item = String> {
+    let providers = provider::KNOWN.iter().flat_map(|known| known.variables.iter().copied());
+    providers.chain([ADMIN_PASSWORD, SERVICE_API_KEY]).flat_map(|name| [name.to_owned(), file_variable(name)])
+}
+
+fn file_variable(name: &str) -> String {
+    format!("{name}_FILE")
+}
+
+impl Environment {
+    /// Reads the secrets. Of the several variables of one provider the first that is set wins.
+    pub fn secrets(&self) -> Result<Secrets, Error> {
+        let mut found = Found::default();
+        for known in provider::KNOWN {
+            let mut keys = Vec::new();
+            for variable in known.variables {
+                keys.extend(self.secret(variable)?);
+            }
+            if let Some((variable, key)) = keys.into_iter().next() {
+                let provider =
+                    known.slug.parse().map_err(|error| Error(format!("{}: {error}", known.slug)))?;
+                found.provider_keys.push(FoundKey { provider, variable, key });
+            }
+        }
+        found.service_api_key = self.secret(SERVICE_API_KEY)?.map(|(_, key)| key);
+        let admin_password = self.secret(ADMIN_PASSWORD)?.map(|(_, password)| password);
+        Ok(Secrets { admin_password, found })
+    }
+
+    /// The secret that `name` or its `_FILE` gives, with the variable that gave it.
+    fn secret(&self, name: &str) -> Result<Option<(String, Secret)>, Error> {
+        let in_file = file_variable(name);
+        match (self.text(name)?, self.text(&in_file)?) {
+            (None, None) => Ok(None),
+            (Some(text), None) => Ok(Some((name.to_owned(), Secret::new(text)))),
+            (None, Some(path)) => match read(Path::new(&path)) {
+                Ok(secret) => Ok(Some((in_file, secret))),
+                // The path is not repeated: it may be the secret itself, set in the wrong variable.
+                Err(why) => Err(Error(format!("{in_file} names a file that cannot be used: {why}"))),
+            },
+            (Some(_), Some(_)) => {
+                Err(Error(format!("{name} and {in_file} are both set: unset the one that is not meant")))
+            }
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Secret, String> {
+    let mut text = Zeroizing::new(String::with_capacity(4096));
+    let file = fs::File::open(path).map_err(|error| error.to_string())?;
+    file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
+    if text.len() as u64 > MAX_FILE_BYTES {
+        return Err("it has more than 64 KiB".to_owned());
+    }
+    trim_newline(&mut text);
+    if text.is_empty() { Err("it is empty".to_owned()) } else { Ok(Secret::new(std::mem::take(&mut *text))) }
+}
+
+/// Takes off the one newline that editors and `echo` put at the end.
+pub(crate) fn trim_newline(text: &mut String) {
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! What may be typed, what becomes of it, and what is said about the rest.
+
+use std::{ffi::OsString, os::unix::ffi::OsStringExt as _, path::Path};
+
+use super::*;
+
+fn environment(variables: &[(&str, &str)]) -> Environment {
+    variables.iter().map(|(name, value)| ((*name).to_owned(), OsString::from(value))).collect()
+}
+
+/// What the configuration is with this file and these variables, or the error.
+fn load_with(file: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("k.toml");
+    std::fs::write(&path, file).unwrap();
+    let flags = Flags { config: Some(path.clone()), ..Flags::default() };
+    let place = path.display().to_string();
+    load(&flags, &environment(variables)).map_err(|error| error.to_string().replace(&place, "k.toml"))
+}
+
+fn refused(file: &str, variables: &[(&str, &str)]) -> String {
+    load_with(file, variables).unwrap_err()
+}
+
+#[test]
+fn the_defaults_are_what_the_table_says() {
+    let config = load_with("", &[]).unwrap();
+    assert_eq!(config.data_dir, Path::new("./keydesk-data"));
+    assert_eq!(config.listen.to_string(), "127.0.0.1:8000");
+    assert_eq!(config.public_url, None);
+    assert_eq!(config.database, Path::new("./keydesk-data/keydesk.db"));
+    assert_eq!(config.kek_file, Path::new("./keydesk-data/kek"));
+    assert_eq!(config.token.algorithm, Algorithm::EdDsa);
+    assert_eq!(config.token.access_ttl, Duration::from_mins(10));
+    assert_eq!(config.token.audience, "keydesk");
+    assert!(config.password_enabled);
+    assert_eq!(config.password_policy.min_length, 15);
+    assert_eq!(config.log.format, LogFormat::Text);
+    assert_eq!(config.log.level, "info");
+    assert_eq!(config.values.len(), KEYS.len(), "every key has a value");
+    for (value, key) in config.values.iter().zip(KEYS) {
+        assert_eq!(value.key.name, key.name);
+        assert_eq!(value.source, Source::Default, "{}", key.name);
+        if let keys::Default::Text(text) = key.default {
+            assert_eq!(value.text, text);
+        }
+    }
+}
+
+#[test]
+fn flags_win_over_the_environment_and_that_over_the_file() {
+    let file = "data_dir = '/file'\n[server]\nlisten = '127.0.0.1:1'\n[token]\naudience = 'file'\n";
+    let variables = [("KEYDESK_SERVER__LISTEN", "127.0.0.1:2"), ("KEYDESK_TOKEN__AUDIENCE", "variable")];
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("k.toml");
+    std::fs::write(&path, file).unwrap();
+    let flags = Flags { config: Some(path), data_dir: None, listen: Some("127.0.0.1:3".parse().unwrap()) };
+    let config = load(&flags, &environment(&variables)).unwrap();
+    assert_eq!(config.listen.port(), 3);
+    assert_eq!(config.token.audience, "variable");
+    assert_eq!(config.data_dir, Path::new("/file"));
+    assert_eq!(config.kek_file, Path::new("/file/kek"));
+}
+
+#[test]
+fn every_key_can_be_set_in_the_file_and_in_the_environment() {
+    for (name, text, toml) in [
+        ("data_dir", "/d", "'/d'"),
+        ("server.listen", "[::1]:9", "'[::1]:9'"),
+        ("server.public_url", "https://keys.example.com/desk", "'https://keys.example.com/desk'"),
+        ("server.insecure_listen", "true", "true"),
+        ("database.url", "sqlite:///var/k.db", "'sqlite:///var/k.db'"),
+        ("kek.file", "/run/kek", "'/run/kek'"),
+        ("token.algorithm", "ES256", "'ES256'"),
+        ("token.access_ttl", "1h", "'1h'"),
+        ("token.audience", "https://x", "'https://x'"),
+        ("password.enabled", "false", "false"),
+        ("password.min_length", "8", "8"),
+        ("log.format", "json", "'json'"),
+        ("log.level", "trace", "'trace'"),
+    ] {
+        let key = KEYS.iter().find(|key| key.name == name).unwrap();
+        let value = |config: Config| config.values.into_iter().find(|value| value.key.name == name).unwrap();
+        let from_file = value(load_with(&format!("{name} = {toml}"), &[]).unwrap());
+        assert_eq!((from_file.text.as_str(), matches!(from_file.source, Source::File(_))), (text, true));
+        let from_variable = value(load_with("", &[(&key.variable(), text)]).unwrap());
+        assert_eq!(
+            (from_variable.text.as_str(), from_variable.source),
+            (text, Source::Variable(key.variable()))
+        );
+    }
+}
+
+#[test]
+fn unknown_keys_are_named_with_the_nearest_known_one() {
+    assert_eq!(
+        refused("[server]\nlisten_on = 'x'", &[]),
+        "k.toml: there is no key server.listen_on; the nearest is server.listen"
+    );
+    assert_eq!(refused("[servr]\n", &[]), "k.toml: there is no table servr; the nearest is server");
+    assert_eq!(
+        refused("[server.listen.x]\ny = 1", &[]),
+        format!(
+            "k.toml: server.listen must be a string in quotes (allowed: {})",
+            keys::SERVER_LISTEN.allowed
+        )
+    );
+    assert_eq!(
+        refused("", &[("KEYDESK_SERVER_LISTEN", "x")]),
+        "there is no setting KEYDESK_SERVER_LISTEN; the nearest is KEYDESK_SERVER__LISTEN"
+    );
+    assert_eq!(
+        refused("", &[("KEYDESK_ADMIN_PASWORD", "x")]),
+        "there is no setting KEYDESK_ADMIN_PASWORD; the nearest is KEYDESK_ADMIN_PASSWORD"
+    );
+}
+
+#[test]
+fn variables_that_are_no_settings_are_left_alone() {
+    let variables = [
+        ("KEYDESK_ADMIN_PASSWORD", "x"),
+        ("KEYDESK_ADMIN_PASSWORD_FILE", "x"),
+        ("KEYDESK_CONFIG", "/nowhere, and --config wins"),
+        ("KEYDESK_SERVICE_HOST", "10.0.0.1"),
+        ("KEYDESK_SERVICE_PORT_HTTP", "8000"),
+        ("KEYDESK_PORT", "tcp://10.0.0.1:8000"),
+        ("KEYDESK_PORT_8000_TCP_ADDR", "10.0.0.1"),
+        ("KEYDESK_SERVER__LISTEN", ""),
+        ("PATH", "/bin"),
+    ];
+    assert_eq!(load_with("", &variables).unwrap().listen.port(), 8000, "an empty variable is not set");
+}
+
+#[test]
+fn what_is_wrong_is_said_without_repeating_the_value() {
+    for (key, text, what) in [
+        (&keys::DATA_DIR, "SECRET\n", None),
+        (&keys::SERVER_LISTEN, "SECRET", Some("is not an IP address and a port")),
+        (&keys::SERVER_LISTEN, "localhost:8000", Some("is not an IP address and a port")),
+        (&keys::SERVER_LISTEN, "0.0.0.0:8000", Some("can be reached from other machines")),
+        (&keys::SERVER_LISTEN, "[::]:8000", Some("can be reached from other machines")),
+        (&keys::SERVER_INSECURE_LISTEN, "yes", Some("is neither")),
+        (
+            &keys::DATABASE_URL,
+            "postgres://u:SECRET@h/d",
+            Some("PostgreSQL database, which this version does not"),
+        ),
+        (&keys::DATABASE_URL, "sqlite:keydesk.db", Some("is not a database URL")),
+        (&keys::DATABASE_URL, "sqlite://k.db?mode=memory", Some("has options")),
+        (&keys::DATABASE_URL, "sqlite://:memory:", Some("does not name a file")),
+        (&keys::TOKEN_ALGORITHM, "none", Some("is not one of them (allowed: EdDSA, ES256 or RS256)")),
+        (&keys::TOKEN_ALGORITHM, "HS256", Some("is not one of them")),
+        (&keys::TOKEN_ACCESS_TTL, "59s", Some("is too short or too long (allowed: 1m to 60m)")),
+        (&keys::TOKEN_ACCESS_TTL, "61m", Some("is too short or too long")),
+        (&keys::TOKEN_ACCESS_TTL, "SECRET", Some("is not a length of time")),
+        (&keys::TOKEN_AUDIENCE, "a b", Some("cannot be an audience")),
+        (&keys::PASSWORD_MIN_LENGTH, "7", Some("is too small or too large")),
+        (&keys::PASSWORD_MIN_LENGTH, "SECRET", Some("is not a whole number")),
+        (&keys::LOG_FORMAT, "xml", Some("is neither")),
+        (&keys::LOG_LEVEL, "INFO", Some("is not one of them")),
+    ] {
+        let result = load_with("", &[(&key.variable(), text)]);
+        let Some(what) = what else {
+            assert!(result.is_ok());
+            continue;
+        };
+        let error = result.unwrap_err();
+        let begin = format!(
+            "{}: {} {}",
+            key.variable(),
+            key.name,
+            if what.starts_with("PostgreSQL") { "names a " } else { "" }
+        );
+        assert!(error.starts_with(&format!("{begin}{what}")), "{error}");
+        assert!(error.ends_with(&format!("(allowed: {})", key.allowed)), "{error}");
+        assert!(!error.contains("SECRET"), "{error}");
+    }
+}
+
+#[test]
+fn the_file_is_strict_about_types_and_does_not_quote_itself() {
+    assert!(
+        refused("[password]\nmin_length = '15'", &[])
+            .starts_with("k.toml: password.min_length must be a whole number")
+    );
+    assert!(
+        refused("[password]\nenabled = 'true'", &[])
+            .starts_with("k.toml: password.enabled must be true or false")
+    );
+    assert!(refused("data_dir = 5", &[]).starts_with("k.toml: data_dir must be a string in quotes"));
+    let error = refused("data_dir = 'x'\nx = SECRET oops\n", &[]);
+    assert!(error.starts_with("k.toml, line 2: ") && !error.contains("SECRET"), "{error}");
+    let flags = Flags { config: Some("/nowhere.toml".into()), ..Flags::default() };
+    let error = load(&flags, &environment(&[])).unwrap_err().to_string();
+    assert!(error.starts_with("cannot read the configuration /nowhere.toml: "), "{error}");
+}
+
+#[test]
+fn insecure_listen_allows_what_it_says() {
+    let variables = [("KEYDESK_SERVER__LISTEN", "0.0.0.0:80"), ("KEYDESK_SERVER__INSECURE_LISTEN", "true")];
+    assert_eq!(load_with("", &variables).unwrap().listen.to_string(), "0.0.0.0:80");
+    assert!(load_with("", &[("KEYDESK_SERVER__LISTEN", "[::ffff:127.0.0.1]:80")]).is_ok());
+}
+
+#[test]
+fn a_public_url_is_an_issuer() {
+    for good in [
+        "http://localhost:8000",
+        "https://keys.example.com",
+        "https://[::1]:8443/desk",
+        "http://10.0.0.1/a/b",
+    ] {
+        assert_eq!(url::public(good).as_deref(), Ok(good));
+    }
+    for bad in [
+        "",
+        "keys.example.com",
+        "ftp://x",
+        "HTTPS://x",
+        "https://",
+        "https:///x",
+        "https://x/",
+        "https://x?y",
+        "https://x#y",
+        "https://user:pw@x",
+        "https://x:0",
+        "https://x:99999",
+        "https://x:",
+        "https://x y",
+        "https://X",
+        "https://x/'$(id)'",
+        "https://x//y",
+        "https://[::1",
+        "https://[nope]",
+        "https://x:+80",
+    ] {
+        assert!(url::public(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn database_url_is_an_alias_that_the_longer_name_overrides() {
+    let short = ("DATABASE_URL", "sqlite://short.db");
+    assert_eq!(load_with("", &[short]).unwrap().database, Path::new("short.db"));
+    assert_eq!(
+        load_with("database.url = 'sqlite://file.db'", &[short]).unwrap().database,
+        Path::new("short.db")
+    );
+    let long = ("KEYDESK_DATABASE__URL", "sqlite://long.db");
+    assert_eq!(load_with("", &[short, long]).unwrap().database, Path::new("long.db"));
+    assert!(
+        refused("", &[("DATABASE_URL", "postgres://x")])
+            .starts_with("DATABASE_URL: database.url names a PostgreSQL")
+    );
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "the test looks at what was read")]
+fn secrets_come_from_a_variable_or_a_file_and_the_usual_name_wins() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("secret");
+    std::fs::write(&path, "from the file\n\n").unwrap();
+    let path = path.to_str().unwrap();
+    let variables = [
+        ("KEYDESK_ADMIN_PASSWORD_FILE", path),
+        ("GOOGLE_API_KEY", "second"),
+        ("GEMINI_API_KEY", "first"),
+        ("COHERE_API_KEY", "the other name"),
+        ("OPENAI_API_KEY", ""),
+        ("SERVICE_API_KEY", "service"),
+    ];
+    let secrets = environment(&variables).secrets().unwrap();
+    assert_eq!(secrets.admin_password.unwrap().expose(), "from the file\n", "one newline is trimmed");
+    assert_eq!(secrets.found.service_api_key.unwrap().expose(), "service");
+    let found: Vec<_> = secrets
+        .found
+        .provider_keys
+        .iter()
+        .map(|key| (key.provider.as_str(), key.variable.as_str(), key.key.expose()))
+        .collect();
+    assert_eq!(
+        found,
+        [("gemini", "GEMINI_API_KEY", "first"), ("cohere", "COHERE_API_KEY", "the other name")]
+    );
+}
+
+#[test]
+fn a_secret_that_cannot_be_read_is_named_and_not_shown() {
+    let refused = |variables: &[(&str, &str)]| environment(variables).secrets().unwrap_err().to_string();
+    assert_eq!(
+        refused(&[("OPENAI_API_KEY", "SECRET"), ("OPENAI_API_KEY_FILE", "SECRET")]),
+        "OPENAI_API_KEY and OPENAI_API_KEY_FILE are both set: unset the one that is not meant"
+    );
+    assert!(
+        refused(&[("SERVICE_API_KEY_FILE", "sk-SECRET")])
+            .starts_with("SERVICE_API_KEY_FILE names a file that cannot be used: ")
+    );
+    assert!(!refused(&[("SERVICE_API_KEY_FILE", "sk-SECRET")]).contains("SECRET"));
+    assert_eq!(
+        refused(&[("OPENAI_API_KEY_FILE", "/dev/null")]),
+        "OPENAI_API_KEY_FILE names a file that cannot be used: it is empty"
+    );
+    let latin: Environment =
+        [("OPENAI_API_KEY".to_owned(), OsString::from_vec(vec![0xe9]))].into_iter().collect();
+    assert_eq!(latin.secrets().unwrap_err().to_string(), "OPENAI_API_KEY is not UTF-8 text");
+    assert_eq!(format!("{:?}", environment(&[("OPENAI_API_KEY", "SECRET")])), r#"{"OPENAI_API_KEY"}"#);
+}

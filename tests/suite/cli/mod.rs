@@ -1,0 +1,6 @@
+//! The command line, as people and scripts use it.
+
+mod config;
+mod desk;
+mod help;
+mod start;
