@@ -68,6 +68,10 @@ pub struct Token {
     pub algorithm: Algorithm,
     /// How long they live.
     pub access_ttl: Duration,
+    /// How long a session lasts without being used.
+    pub refresh_idle: Duration,
+    /// How long a session lasts in any case.
+    pub refresh_absolute: Duration,
     /// For whom they are meant.
     pub audience: String,
 }
@@ -105,6 +109,8 @@ pub fn load(flags: &Flags, environment: &Environment) -> Result<Config, Error> {
         algorithm: layers
             .checked(&keys::TOKEN_ALGORITHM, |text| text.parse().or(wrong("is not one of them")))?,
         access_ttl: layers.checked(&keys::TOKEN_ACCESS_TTL, access_ttl)?,
+        refresh_idle: layers.checked(&keys::TOKEN_REFRESH_IDLE, session_length)?,
+        refresh_absolute: layers.checked(&keys::TOKEN_REFRESH_ABSOLUTE, session_length)?,
         audience: layers.checked(&keys::TOKEN_AUDIENCE, audience)?,
     };
     let min_length = layers.checked(&keys::PASSWORD_MIN_LENGTH, min_length)?;
@@ -181,9 +187,21 @@ fn sqlite_path(url: &str) -> Result<PathBuf, String> {
 }
 
 fn access_ttl(text: &str) -> Result<Duration, String> {
-    let Ok(ttl) = humantime::parse_duration(text) else { return wrong("is not a length of time") };
-    let allowed = Duration::from_mins(1)..=Duration::from_hours(1);
-    if allowed.contains(&ttl) { Ok(ttl) } else { wrong("is too short or too long") }
+    length(text, Duration::from_hours(1))
+}
+
+fn session_length(text: &str) -> Result<Duration, String> {
+    length(text, Duration::from_hours(365 * 24))
+}
+
+/// A length of time from a minute to `most`.
+fn length(text: &str, most: Duration) -> Result<Duration, String> {
+    let Ok(length) = humantime::parse_duration(text) else { return wrong("is not a length of time") };
+    if (Duration::from_mins(1)..=most).contains(&length) {
+        Ok(length)
+    } else {
+        wrong("is too short or too long")
+    }
 }
 
 fn audience(text: &str) -> Result<String, String> {

@@ -6,8 +6,8 @@ use super::{App, Error, change::Change, principals::existing, session::not_a_pri
 use crate::{
     crypto,
     model::{
-        Action, Caller, Id, Listed, Network, Page, Principal, PrincipalName, Scope, ScopeSet, Timestamp, TokenDigest,
-        TokenKind,
+        Action, Caller, Id, Listed, Network, Page, Principal, PrincipalName, Scope, ScopeSet, Timestamp,
+        TokenDigest, TokenKind,
     },
     secret::Secret,
     store::{
@@ -64,7 +64,9 @@ impl App {
         let owner: PrincipalName = caller.name.parse().map_err(|_| not_a_principal())?;
         let issued = self.draft_api_key(owner.clone(), new)?;
         if !issued.row.scope.is_subset_of(caller.scopes) {
-            return Err(Error::Forbidden("an API key cannot do more than the token it is made with".to_owned()));
+            return Err(Error::Forbidden(
+                "an API key cannot do more than the token it is made with".to_owned(),
+            ));
         }
         let object = format!("api_key:{}", issued.row.id);
         let mut change = self.own_change(caller, Action::ApiKeyIssue, object).await?;
@@ -122,10 +124,17 @@ impl App {
     }
 
     /// Revokes an API key, of `owner` if one is named: it is dead when this returns. Needs `admin`.
-    pub async fn revoke_api_key(&self, caller: &Caller, owner: Option<&PrincipalName>, id: Id) -> Result<(), Error> {
+    pub async fn revoke_api_key(
+        &self,
+        caller: &Caller,
+        owner: Option<&PrincipalName>,
+        id: Id,
+    ) -> Result<(), Error> {
         let now = self.now();
-        let mut change = self.change(caller, Scope::Admin, Action::ApiKeyRevoke, format!("api_key:{id}")).await?;
-        let result = revoke(&mut change, |key| owner.is_none_or(|owner| *owner == key.principal), id, now).await;
+        let mut change =
+            self.change(caller, Scope::Admin, Action::ApiKeyRevoke, format!("api_key:{id}")).await?;
+        let result =
+            revoke(&mut change, |key| owner.is_none_or(|owner| *owner == key.principal), id, now).await;
         change.finish(result).await
     }
 

@@ -3,16 +3,21 @@
 //! Whether the owner is enabled, the key revoked, the role smaller than when the token was issued: all of it is looked up
 //! at every request, so a revocation is in force at once.
 
-use super::{App, Error};
+use std::time::Duration;
+
+use super::{App, Error, token::TokenId};
 use crate::{
     crypto::{self, jwt},
     model::{
-        Action, AuditEvent, Caller, CredentialKind, Id, Origin, Principal, PrincipalName, Scope, ScopeSet,
+        Action, AuditEvent, Caller, CredentialKind, Id, Network, Origin, Principal, PrincipalName, ScopeSet,
         TokenDigest, TokenKind, provider, token,
     },
     secret::Secret,
-    store::{api_keys, principals},
+    store::{api_keys, principals, token_families},
 };
+
+/// How precisely the last use of an API key is remembered: writing every use would cost as much as the key read.
+const LAST_USED_PRECISION: Duration = Duration::from_mins(1);
 
 /// What a request showed.
 #[derive(Debug)]
@@ -45,7 +50,7 @@ impl App {
         match self.identify(presented, account, &origin).await? {
             Ok(caller) => Ok(caller),
             Err((reason, owner)) => {
-                self.book.record(refusal(origin, kind, reason, owner)).await?;
+                self.book.record(refusal(&origin, kind, reason, owner.as_ref())).await?;
                 Err(Error::CredentialInvalid)
             }
         }
@@ -62,52 +67,60 @@ impl App {
             Presented::Bearer(text) if jwt::looks_like_jwt(text.expose()) => {
                 self.owner_of_access_token(text.expose()).await?
             }
-            Presented::Bearer(text) | Presented::ApiKey(text) => self.owner_of_api_key(text.expose()).await?,
+            Presented::Bearer(text) | Presented::ApiKey(text) => {
+                self.owner_of_api_key(text.expose(), origin).await?
+            }
             Presented::Malformed => Err(("malformed_authorization", None)),
         };
         Ok(found.and_then(|found| found.into_caller(account, origin.clone())))
     }
 
     async fn owner_of_access_token(&self, text: &str) -> Result<Result<Found, Refusal>, Error> {
-        let expected = jwt::Expectation {
-            issuer: &self.settings.issuer,
-            audience: &self.settings.audience,
-            max_ttl: self.settings.access_ttl,
-        };
-        let claims = match jwt::verify(text, &self.signing_keys, &expected, self.now()) {
+        let claims = match self.verify_access_token(text) {
             Ok(claims) => claims,
             Err(jwt::JwtError::Expired) => return Ok(Err(("expired_token", None))),
             Err(_) => return Ok(Err(("invalid_token", None))),
         };
-        let (Ok(id), Ok(scopes)) = (claims.sub.parse::<Id>(), claims.scope.parse::<ScopeSet>()) else {
-            return Ok(Err(("invalid_token", None)));
+        let parsed =
+            (claims.sub.parse::<Id>(), claims.scope.parse::<ScopeSet>(), claims.jti.parse::<TokenId>());
+        let (Ok(id), Ok(scopes), Ok(token_id)) = parsed else { return Ok(Err(("invalid_token", None))) };
+        let mut db = self.store.read().await?;
+        let Some(principal) = principals::by_id(&mut db, id).await? else {
+            return Ok(Err(("unknown_principal", None)));
         };
-        let principal = principals::by_id(&mut self.store.read().await?, id).await?;
-        Ok(principal.ok_or(("unknown_principal", None)).map(|principal| Found {
-            principal,
-            scopes,
-            credential: CredentialKind::AccessToken,
-            client_id: Some(claims.client_id),
-        }))
+        if token_families::is_access_token_revoked(&mut db, &claims.jti, token_id.family).await? {
+            return Ok(Err(("revoked_token", Some(principal))));
+        }
+        let (credential, client_id) = (CredentialKind::AccessToken, Some(claims.client_id));
+        Ok(Ok(Found { principal, scopes, credential, client_id }))
     }
 
-    async fn owner_of_api_key(&self, text: &str) -> Result<Result<Found, Refusal>, Error> {
+    async fn owner_of_api_key(&self, text: &str, origin: &Origin) -> Result<Result<Found, Refusal>, Error> {
         let Some(digest) = self.api_key_digest(text) else { return Ok(Err(("malformed_api_key", None))) };
-        let Some(owner) = api_keys::owner(&mut self.store.read().await?, digest).await? else {
+        let Some((key, principal)) = api_keys::owner(&mut self.store.read().await?, digest).await? else {
             return Ok(Err(("unknown_api_key", None)));
         };
-        if owner.revoked_at.is_some() {
-            return Ok(Err(("revoked_api_key", Some(owner.principal))));
+        let now = self.now();
+        let elsewhere =
+            |networks: &Vec<Network>| !networks.iter().any(|network| network.contains(&origin.source));
+        let reason = if key.revoked_at.is_some() {
+            Some("revoked_api_key")
+        } else if key.expires_at.is_some_and(|end| end <= now) {
+            Some("expired_api_key")
+        } else if key.sources.as_ref().is_some_and(elsewhere) {
+            Some("api_key_from_elsewhere")
+        } else {
+            None
+        };
+        if let Some(reason) = reason {
+            return Ok(Err((reason, Some(principal))));
         }
-        if owner.expires_at.is_some_and(|end| end <= self.now()) {
-            return Ok(Err(("expired_api_key", Some(owner.principal))));
+        if key.last_used_at.is_none_or(|at| at.plus(LAST_USED_PRECISION) <= now) {
+            let mut tx = self.store.begin().await?;
+            api_keys::touch(&mut tx, key.id, now).await?;
+            tx.commit().await?;
         }
-        Ok(Ok(Found {
-            principal: owner.principal,
-            scopes: ScopeSet::of(&[Scope::LlmKeysRead]),
-            credential: CredentialKind::ApiKey,
-            client_id: None,
-        }))
+        Ok(Ok(Found { principal, scopes: key.scope, credential: CredentialKind::ApiKey, client_id: None }))
     }
 
     /// The digest under which an API key would be stored; `None` for what cannot be one, so that junk costs no query.
@@ -157,22 +170,15 @@ impl Found {
 }
 
 fn refusal(
-    origin: Origin,
+    origin: &Origin,
     kind: Option<CredentialKind>,
     reason: &str,
-    owner: Option<Principal>,
+    owner: Option<&Principal>,
 ) -> AuditEvent {
-    AuditEvent {
-        action: Action::CredentialVerify,
-        outcome: crate::model::Outcome::Denied,
-        reason: Some(reason.to_owned()),
-        object: None,
-        version: None,
-        principal: owner.as_ref().map(|owner| (owner.id, owner.kind)),
-        actor: owner.map_or_else(|| "anonymous".to_owned(), |owner| owner.name.to_string()),
-        client_id: None,
-        credential: kind.map(CredentialKind::as_str),
-        source: origin.source,
-        request_id: origin.request_id,
+    let mut event = AuditEvent::anonymous(origin, Action::CredentialVerify).denied(reason);
+    if let Some(owner) = owner {
+        event.is_by(owner, CredentialKind::AccessToken);
     }
+    event.credential = kind.map(CredentialKind::as_str);
+    event
 }

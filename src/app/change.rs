@@ -37,7 +37,12 @@ impl App {
 impl App {
     /// Begins a change that a principal makes to what is its own. Needs an access token: an API key, which lives long and is
     /// easily copied, cannot be used to make others. A one-time password allows nothing but its own change.
-    pub(super) async fn own_change(&self, caller: &Caller, action: Action, object: String) -> Result<Change<'_>, Error> {
+    pub(super) async fn own_change(
+        &self,
+        caller: &Caller,
+        action: Action,
+        object: String,
+    ) -> Result<Change<'_>, Error> {
         let event = AuditEvent::by(caller, action).on(object);
         let allowed = caller.credential == CredentialKind::AccessToken
             && (caller.scopes != ScopeSet::of(&[Scope::PasswordChange]) || action == Action::UserSetPassword);

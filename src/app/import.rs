@@ -8,11 +8,11 @@ use super::{App, Error, principals::object, projects, provider_keys};
 use crate::{
     model::{
         Action, Caller, Id, Principal, PrincipalKind, PrincipalName, ProjectName, Provider, Role, Scope,
-        provider,
+        ScopeSet, provider,
     },
     secret::Secret,
     store::{
-        api_keys::{self, NewApiKey},
+        api_keys::{self, ApiKeyRow},
         grants, principals, provider_keys as rows,
     },
 };
@@ -136,9 +136,18 @@ impl App {
                     crate::model::AuditEvent::by(caller, Action::ApiKeyRevoke).on(format!("api_key:{old}"));
                 change.also(revoked).await?;
             }
-            let label = SERVICE_VARIABLE.to_owned();
-            let new = NewApiKey { id, principal: account, label, digest, imported: true, expires_at: None };
-            Ok(api_keys::insert(&mut change, new, now).await?)
+            let new = ApiKeyRow {
+                id,
+                principal: SERVICE_ACCOUNT.parse().map_err(Error::internal)?,
+                label: SERVICE_VARIABLE.to_owned(),
+                scope: ScopeSet::of(&[Scope::LlmKeysRead]),
+                sources: None,
+                created_at: now,
+                expires_at: None,
+                revoked_at: None,
+                last_used_at: None,
+            };
+            Ok(api_keys::insert(&mut change, &new, account, digest, true).await?)
         };
         let result = result.await;
         change.finish(result).await?;

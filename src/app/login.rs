@@ -1,11 +1,6 @@
 //! The password grant (RFC 6749 §4.3): where guessing is slowed, and where a wrong login teaches nothing.
 
-use super::{
-    App, Error,
-    client::PUBLIC_CLIENT,
-    throttle::Attempt,
-    token::IssuedToken,
-};
+use super::{App, Error, client::PUBLIC_CLIENT, throttle::Attempt, token::IssuedToken};
 use crate::{
     crypto::password::Verdict,
     model::{
@@ -69,7 +64,8 @@ impl App {
         let attempt = self.admit(name, login.as_ref().map(|login| login.principal.id), event).await?;
         let now = self.now();
         let one_time = login.as_ref().is_some_and(|login| login.password_expires_at.is_some());
-        let expired = login.as_ref().and_then(|login| login.password_expires_at).is_some_and(|end| end <= now);
+        let expired =
+            login.as_ref().and_then(|login| login.password_expires_at).is_some_and(|end| end <= now);
         let (user, stored) = login.map_or((None, None), |login| (Some(login.principal), login.password_hash));
         let verdict = match self.passwords.verify(password, stored.clone()).await {
             Ok(verdict) => verdict,
@@ -141,12 +137,22 @@ impl App {
 
     /// Takes the attempt's counts back, remembers the source, and stores a renewed hash unless the password was changed
     /// meanwhile.
-    async fn settle_in_tx(&self, tx: &mut Tx, proven: &Proven, event: Option<&AuditEvent>) -> Result<(), Error> {
+    async fn settle_in_tx(
+        &self,
+        tx: &mut Tx,
+        proven: &Proven,
+        event: Option<&AuditEvent>,
+    ) -> Result<(), Error> {
         self.take_back(tx, &proven.attempt).await?;
         self.remember_source(tx, proven.user.id, &proven.attempt).await?;
         let (Some((old, new)), Some(event)) = (&proven.renewal, event) else { return Ok(()) };
         if principals::renew_password_hash(tx, proven.user.id, old.clone(), new.clone()).await? {
-            let event = AuditEvent { action: Action::UserRehashPassword, object: None, version: None, ..event.clone() };
+            let event = AuditEvent {
+                action: Action::UserRehashPassword,
+                object: None,
+                version: None,
+                ..event.clone()
+            };
             audit_events::append(tx, self.new_id(), self.book.stream(), self.now(), event).await?;
         }
         Ok(())

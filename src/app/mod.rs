@@ -34,11 +34,7 @@ pub use authenticate::Presented;
 pub use error::{Cause, Error};
 
 use crate::{
-    crypto::{
-        jwt::Algorithm,
-        keyring::Keyring,
-        password::PasswordPool,
-    },
+    crypto::{jwt::Algorithm, keyring::Keyring, password::PasswordPool},
     model::{AuditEvent, Caller, Clock, Entropy, Id, PasswordPolicy, Scope, Timestamp, audit::RecordedEvent},
     store::{Store, audit_events},
 };

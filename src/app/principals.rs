@@ -4,9 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{App, Error, change::Change};
 use crate::{
-    model::{
-        Action, Caller, GrantType, Listed, Page, Principal, PrincipalKind, PrincipalName, Role, Scope,
-    },
+    model::{Action, Caller, GrantType, Listed, Page, Principal, PrincipalKind, PrincipalName, Role, Scope},
     store::{Connection, principals, token_families},
 };
 
@@ -110,20 +108,36 @@ impl App {
     }
 
     /// Shuts a principal out: every credential it holds is dead when this returns.
-    pub async fn disable(&self, caller: &Caller, kind: PrincipalKind, name: &PrincipalName) -> Result<(), Error> {
+    pub async fn disable(
+        &self,
+        caller: &Caller,
+        kind: PrincipalKind,
+        name: &PrincipalName,
+    ) -> Result<(), Error> {
         let patch = Patch { disabled: Some(true), ..Patch::default() };
         self.update_principal(caller, kind, name, patch, None).await.map(drop)
     }
 
     /// Lets a principal in again. Its sessions stay ended.
-    pub async fn enable(&self, caller: &Caller, kind: PrincipalKind, name: &PrincipalName) -> Result<(), Error> {
+    pub async fn enable(
+        &self,
+        caller: &Caller,
+        kind: PrincipalKind,
+        name: &PrincipalName,
+    ) -> Result<(), Error> {
         let patch = Patch { disabled: Some(false), ..Patch::default() };
         self.update_principal(caller, kind, name, patch, None).await.map(drop)
     }
 
     /// Deletes a principal with its secrets, API keys, sessions and grants. The book keeps its name.
-    pub async fn delete(&self, caller: &Caller, kind: PrincipalKind, name: &PrincipalName) -> Result<(), Error> {
-        let mut change = self.change(caller, Scope::Admin, Action::PrincipalDelete, object(kind, name)).await?;
+    pub async fn delete(
+        &self,
+        caller: &Caller,
+        kind: PrincipalKind,
+        name: &PrincipalName,
+    ) -> Result<(), Error> {
+        let mut change =
+            self.change(caller, Scope::Admin, Action::PrincipalDelete, object(kind, name)).await?;
         let result = async {
             let principal = of_kind(&mut change, kind, name).await?;
             keep_one_admin(&mut change, &principal).await?;
@@ -157,7 +171,8 @@ pub(super) async fn of_kind(
 
 /// A desk that nobody can administer cannot be mended over HTTP.
 async fn keep_one_admin(db: &mut Connection, principal: &Principal) -> Result<(), Error> {
-    let is_admin = principal.kind == PrincipalKind::User && principal.role == Role::Admin && principal.is_enabled();
+    let is_admin =
+        principal.kind == PrincipalKind::User && principal.role == Role::Admin && principal.is_enabled();
     if is_admin && principals::other_enabled_admins(db, principal.id).await? == 0 {
         let detail = format!("{} is the last enabled admin; make another one first", principal.name);
         return Err(Error::Conflict(detail));

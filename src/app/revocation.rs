@@ -86,7 +86,8 @@ impl App {
         let mut event = AuditEvent::anonymous(&origin, Action::TokenIntrospect);
         match self.introspect(asker, token, &mut event).await {
             Ok(claims) => {
-                let subject = claims.as_ref().map_or_else(|| "inactive".to_owned(), |claims| claims.jti.clone());
+                let subject =
+                    claims.as_ref().map_or_else(|| "inactive".to_owned(), |claims| claims.jti.clone());
                 self.book.record(event.on(format!("access_token:{subject}"))).await?;
                 Ok(claims)
             }

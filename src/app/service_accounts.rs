@@ -13,11 +13,11 @@ use crate::{
     crypto,
     model::{
         Action, AuditEvent, Caller, Id, Principal, PrincipalKind, PrincipalName, ProjectName, Role, Scope,
-        Timestamp, TokenDigest, TokenKind,
+        ScopeSet, Timestamp, TokenDigest, TokenKind,
     },
     secret::Secret,
     store::{
-        api_keys::{self, NewApiKey},
+        api_keys::{self, ApiKeyRow},
         client_secrets, principals,
     },
 };
@@ -103,15 +103,18 @@ async fn insert_account(
     let now: Timestamp = account.created_at;
     principals::insert(change, account, None).await.map_err(|error| taken(error, &account.name))?;
     client_secrets::insert(change, first.secret_id, account.id, first.secret, now).await?;
-    let key = NewApiKey {
+    let key = ApiKeyRow {
         id: first.key_id,
-        principal: account.id,
+        principal: account.name.clone(),
         label: FIRST_KEY.to_owned(),
-        digest: first.key,
-        imported: false,
+        scope: ScopeSet::of(&[Scope::LlmKeysRead]),
+        sources: None,
+        created_at: now,
         expires_at: None,
+        revoked_at: None,
+        last_used_at: None,
     };
-    api_keys::insert(change, key, now).await?;
+    api_keys::insert(change, &key, account.id, first.key, false).await?;
     let event = AuditEvent::by(caller, Action::ApiKeyIssue).on(format!("api_key:{}", first.key_id));
     change.also(event).await?;
     grant_projects(change, caller, account, projects).await

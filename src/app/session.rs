@@ -58,7 +58,12 @@ impl App {
     }
 
     #[expect(clippy::disallowed_methods, reason = "the token is stored as its digest")]
-    pub(super) async fn insert_family(&self, tx: &mut Tx, family: &Family, first: &Secret) -> Result<(), Error> {
+    pub(super) async fn insert_family(
+        &self,
+        tx: &mut Tx,
+        family: &Family,
+        first: &Secret,
+    ) -> Result<(), Error> {
         token_families::insert(tx, family).await?;
         let digest = crypto::token_digest(first.expose());
         Ok(token_families::insert_token(tx, family.id, family.generation, digest).await?)
@@ -133,7 +138,9 @@ impl App {
         match reason {
             Some(reason) => Err(event.because(reason, Error::InvalidGrant)),
             // RFC 6749 §6: never more than was granted; and never more than the role allows today.
-            None if !scopes.is_subset_of(family.scope.intersection(user.role.scopes())) => Err(Error::InvalidScope),
+            None if !scopes.is_subset_of(family.scope.intersection(user.role.scopes())) => {
+                Err(Error::InvalidScope)
+            }
             None => Ok(()),
         }
     }
@@ -149,7 +156,12 @@ impl App {
     }
 
     /// Somebody has a copy: the session ends, and the book says so loudly. Gives the error to answer with.
-    async fn end_for_reuse(&self, mut tx: Tx, family: &Family, event: &mut AuditEvent) -> Result<Error, Error> {
+    async fn end_for_reuse(
+        &self,
+        mut tx: Tx,
+        family: &Family,
+        event: &mut AuditEvent,
+    ) -> Result<Error, Error> {
         token_families::revoke(&mut tx, family.id, self.now()).await?;
         tx.bump_revision().await?;
         let attack = AuditEvent {

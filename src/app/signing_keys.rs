@@ -96,7 +96,8 @@ impl Ring {
     /// The public keys that verify what is signed now or soon, or was signed lately (RFC 7517 §5).
     pub(super) fn public(&self, now: Timestamp) -> serde_json::Value {
         let keys = self.keys();
-        let valid: Vec<_> = keys.iter().filter(|key| key.is_valid(now)).map(|key| key.key.public_jwk()).collect();
+        let valid: Vec<_> =
+            keys.iter().filter(|key| key.is_valid(now)).map(|key| key.key.public_jwk()).collect();
         serde_json::json!({ "keys": valid })
     }
 }
@@ -146,11 +147,17 @@ impl App {
 
     /// Replaces the signing key: the new one is published now and signs in five minutes. In an `emergency` it signs at
     /// once, and everything that was signed before is void. Needs `admin`.
-    pub async fn rotate_signing_key(&self, caller: &Caller, emergency: bool) -> Result<SigningKeyInfo, Error> {
+    pub async fn rotate_signing_key(
+        &self,
+        caller: &Caller,
+        emergency: bool,
+    ) -> Result<SigningKeyInfo, Error> {
         let now = self.now();
         let waiting = self.signing_keys.keys().iter().any(|key| key.activates_at > now);
         if waiting && !emergency {
-            return Err(Error::Conflict("a new signing key is published and waits for its turn already".to_owned()));
+            return Err(Error::Conflict(
+                "a new signing key is published and waits for its turn already".to_owned(),
+            ));
         }
         let activates_at = if emergency { now } else { now.plus(Duration::from_secs(JWKS_MAX_AGE)) };
         let kid = self.create_signing_key(caller, activates_at, emergency).await?;
@@ -182,7 +189,8 @@ impl App {
         let result = async {
             if emergency {
                 for old in keys::compromise_signing_keys(&mut change, now).await? {
-                    let event = AuditEvent::by(caller, Action::SigningKeyRevoke).on(format!("signing_key:{old}"));
+                    let event =
+                        AuditEvent::by(caller, Action::SigningKeyRevoke).on(format!("signing_key:{old}"));
                     change.also(event).await?;
                 }
             }

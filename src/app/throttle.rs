@@ -116,8 +116,11 @@ impl Subject {
             _ => now.plus(self.rule.window),
         };
         let closed = failures >= self.rule.free;
-        let blocked_until =
-            if closed { now.plus((self.rule.closed_for)(failures - self.rule.free)) } else { Timestamp::from_micros(0) };
+        let blocked_until = if closed {
+            now.plus((self.rule.closed_for)(failures - self.rule.free))
+        } else {
+            Timestamp::from_micros(0)
+        };
         Count { failures, window_end, blocked_until }
     }
 }
@@ -197,12 +200,21 @@ impl App {
     }
 
     /// The user has logged in from there.
-    pub(super) async fn remember_source(&self, tx: &mut Tx, user: Id, attempt: &Attempt) -> Result<(), Error> {
+    pub(super) async fn remember_source(
+        &self,
+        tx: &mut Tx,
+        user: Id,
+        attempt: &Attempt,
+    ) -> Result<(), Error> {
         Ok(throttles::remember(tx, user, attempt.source_mac, KNOWN_SOURCES, self.now()).await?)
     }
 
     /// Refuses while `subject` is closed.
-    pub(super) async fn refuse_if_blocked(&self, subject: &Subject, event: &mut AuditEvent) -> Result<(), Error> {
+    pub(super) async fn refuse_if_blocked(
+        &self,
+        subject: &Subject,
+        event: &mut AuditEvent,
+    ) -> Result<(), Error> {
         let count = throttles::find(&mut self.store.read().await?, subject.key).await?;
         let now = self.now();
         match count.filter(|count| count.blocked_until > now) {

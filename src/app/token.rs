@@ -6,7 +6,9 @@ use super::{
 };
 use crate::{
     crypto::jwt::AccessClaims,
-    model::{Action, AuditEvent, GrantType, Id, Origin, Principal, PrincipalKind, Scope, ScopeSet, Timestamp},
+    model::{
+        Action, AuditEvent, GrantType, Id, Origin, Principal, PrincipalKind, Scope, ScopeSet, Timestamp,
+    },
     secret::Secret,
 };
 

@@ -11,7 +11,10 @@ use super::{
 };
 use crate::{
     crypto::generate_password,
-    model::{Action, AuditEvent, Caller, Principal, PrincipalKind, PrincipalName, ProjectName, Role, Scope, Timestamp},
+    model::{
+        Action, AuditEvent, Caller, Principal, PrincipalKind, PrincipalName, ProjectName, Role, Scope,
+        Timestamp,
+    },
     secret::Secret,
     store::{principals, token_families},
 };
@@ -55,15 +58,25 @@ impl App {
     }
 
     /// Sets a user's password and ends their sessions. Needs `admin`.
-    pub async fn set_password(&self, caller: &Caller, name: &PrincipalName, password: Secret) -> Result<(), Error> {
+    pub async fn set_password(
+        &self,
+        caller: &Caller,
+        name: &PrincipalName,
+        password: Secret,
+    ) -> Result<(), Error> {
         let hash = self.hash_new_password(name, password).await?;
         self.store_password(caller, name, hash, None).await
     }
 
     /// Gives a user a one-time password: it ends after a day, and opens nothing but its own change. Needs `admin`.
     #[expect(clippy::disallowed_methods, reason = "the new password is hashed and shown once")]
-    pub async fn reset_password(&self, caller: &Caller, name: &PrincipalName) -> Result<OneTimePassword, Error> {
-        let password = generate_password(&*self.surroundings.entropy);
+    pub async fn reset_password(
+        &self,
+        caller: &Caller,
+        name: &PrincipalName,
+    ) -> Result<OneTimePassword, Error> {
+        let password =
+            generate_password(self.settings.password_policy.min_length, &*self.surroundings.entropy);
         let hash = self.passwords.hash(Secret::new(password.expose())).await?;
         let expires_at = self.now().plus(ONE_TIME_PASSWORD);
         self.store_password(caller, name, hash, Some(expires_at)).await?;

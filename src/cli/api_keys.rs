@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::{desk::Desk, failure::Failure, output};
 use crate::{
-    app::api_keys::IssuedApiKey,
-    model::{Clock as _, Id, PrincipalName, SystemClock, Timestamp},
+    app::api_keys::{IssuedApiKey, NewKey},
+    model::{Clock as _, Id, Network, Page, PrincipalName, ScopeSet, SystemClock, Timestamp},
     store::api_keys::ApiKeyRow,
 };
 
@@ -25,6 +25,12 @@ pub(super) enum Command {
         /// From when on it is void, such as 90d; never, if not said
         #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
         expires: Option<Duration>,
+        /// What it may do at most, such as "llm-keys:read audit:read"; llm-keys:read, if not said
+        #[arg(long, value_name = "SCOPES")]
+        scope: Option<ScopeSet>,
+        /// A network from which it may be used, such as 10.0.0.0/8; repeat for more; anywhere, if not said
+        #[arg(long = "source", value_name = "CIDR")]
+        sources: Vec<Network>,
     },
     /// List API keys, without their values
     #[command(after_help = "Example:\n  keydesk api-key list alice")]
@@ -53,18 +59,20 @@ struct Issued<'a> {
 pub(super) async fn run(desk: &Desk, command: Command) -> Result<(), Failure> {
     let Desk { app, caller, out } = desk;
     match command {
-        Command::Add { principal, label, expires } => {
-            show(desk, &app.issue_api_key(caller, &principal, label, expires).await?)
+        Command::Add { principal, label, expires, scope, sources } => {
+            let sources = Some(sources).filter(|sources| !sources.is_empty());
+            let new = NewKey { label, lifetime: expires, scope, sources };
+            show(desk, &app.issue_api_key(caller, &principal, new).await?)
         }
         Command::List { principal } => {
-            let keys = app.api_keys(caller, principal.as_ref()).await?;
-            out.list(&keys, ["id", "principal", "label", "created", "state"], |key| {
+            let keys = app.api_keys(caller, principal.as_ref(), &Page::all()).await?;
+            out.list(&keys.items, ["id", "principal", "label", "created", "state"], |key| {
                 let created = output::day(key.created_at);
                 [key.id.to_string(), key.principal.to_string(), key.label.clone(), created, state(key)]
             })
         }
         Command::Revoke { id } => {
-            app.revoke_api_key(caller, id).await?;
+            app.revoke_api_key(caller, None, id).await?;
             out.done(format_args!("API key {id} is revoked"))
         }
     }
@@ -72,7 +80,7 @@ pub(super) async fn run(desk: &Desk, command: Command) -> Result<(), Failure> {
 
 #[expect(clippy::disallowed_methods, reason = "the new key is shown to who asked for it")]
 fn show(desk: &Desk, issued: &IssuedApiKey) -> Result<(), Failure> {
-    let IssuedApiKey { row, api_key } = issued;
+    let IssuedApiKey { row, api_key, .. } = issued;
     let value = Issued {
         id: row.id,
         api_key: api_key.expose(),

@@ -7,7 +7,7 @@ use crate::{
     app::{App, Settings, Surroundings, desk::Location},
     config::Config,
     crypto::SystemEntropy,
-    model::{Caller, Clock as _, Entropy as _, Id, SystemClock},
+    model::{Caller, Clock as _, Id, SystemClock},
 };
 
 /// An open desk, who works at it, and where the results go.
@@ -38,6 +38,8 @@ pub(super) fn settings(config: &Config, issuer: String) -> Settings {
         issuer,
         audience: config.token.audience.clone(),
         access_ttl: config.token.access_ttl,
+        refresh_idle: config.token.refresh_idle,
+        refresh_absolute: config.token.refresh_absolute,
         algorithm: config.token.algorithm,
         password_enabled: config.password_enabled,
         password_policy: config.password_policy,
@@ -54,19 +56,4 @@ pub(super) fn caller() -> Caller {
     let user = whoami::username().unwrap_or_else(|_| "unknown".to_owned());
     let request = Id::generate(SystemClock.now(), &SystemEntropy);
     Caller::operating_system(&user, format!("req_{request}"))
-}
-
-/// Random characters out of `alphabet`, each as likely as the others.
-pub(super) fn random_text(alphabet: &[u8], length: usize) -> String {
-    let fair = u8::try_from(256 - 256 % alphabet.len()).unwrap_or(u8::MAX);
-    let mut text = String::with_capacity(length);
-    while text.len() < length {
-        let mut byte = [0];
-        SystemEntropy.fill(&mut byte);
-        // A byte beyond the last whole multiple would make the first characters likelier.
-        if byte[0] < fair {
-            text.push(char::from(alphabet[usize::from(byte[0]) % alphabet.len()]));
-        }
-    }
-    text
 }

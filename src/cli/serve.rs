@@ -21,6 +21,7 @@ use crate::{
         desk::{Location, write_private_file},
     },
     config::{Config, Environment, Secrets},
+    crypto::{SystemEntropy, generate_password},
     http,
     model::{Action, Caller, PrincipalName},
     secret::Secret,
@@ -113,7 +114,7 @@ async fn first_start(
     let (password, told) = if let Some(password) = given {
         (password, AdminPassword::Given)
     } else {
-        let password = generate_password(config.password_policy.min_length);
+        let password = generate_password(config.password_policy.min_length, &SystemEntropy);
         let copy = Secret::new(password.expose());
         let told = AdminPassword::on_terminal(copy).or_else(|copy| leave_in_file(config, &copy))?;
         (password, told)
@@ -141,16 +142,6 @@ fn leave_in_file(config: &Config, password: &Secret) -> Result<AdminPassword, Fa
     };
     write().map_err(|error| Failure::because(format_args!("cannot write {}", path.display()), &error))?;
     Ok(AdminPassword::File(path))
-}
-
-/// Groups of five characters that cannot be mistaken for each other: 117 bits in four of them.
-fn generate_password(min_length: usize) -> Secret {
-    const ALPHABET: &[u8] = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
-    let groups = (min_length + 1).div_ceil(6).max(4);
-    let groups: Vec<String> = (0..groups).map(|_| desk::random_text(ALPHABET, 5)).collect();
-    let mut text = groups.join("-");
-    text.truncate(min_length.max(23));
-    Secret::new(text)
 }
 
 /// What stops a server.
@@ -181,23 +172,4 @@ async fn stop_signal(app: Arc<App>, mut signals: Signals) {
         signals.next().await;
         std::process::exit(1);
     });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::PasswordPolicy;
-
-    #[test]
-    #[expect(clippy::disallowed_methods, reason = "the test looks at what was generated")]
-    fn a_generated_password_satisfies_the_policy() {
-        for min_length in [8, 15, 23, 24, 1024] {
-            let password = generate_password(min_length);
-            let policy = PasswordPolicy { min_length };
-            assert_eq!(policy.check(&admin_name().unwrap(), password.expose()), Ok(()), "{min_length}");
-        }
-        let text = generate_password(15);
-        let groups: Vec<_> = text.expose().split('-').map(str::len).collect();
-        assert_eq!(groups, [5, 5, 5, 5]);
-    }
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::{desk::Desk, failure::Failure, output, prompt};
 use crate::{
     app::users::NewUser,
-    model::{Grant, Principal, PrincipalKind, PrincipalName, ProjectName, Role},
+    model::{Grant, Page, Principal, PrincipalKind, PrincipalName, ProjectName, Role, Timestamp},
     store::api_keys::ApiKeyRow,
 };
 
@@ -52,6 +52,12 @@ pub(super) enum Command {
         #[arg(long)]
         password_stdin: bool,
     },
+    /// Give a user a one-time password, good for a day and for nothing but its own change
+    #[command(after_help = "Example:\n  keydesk user reset-password alice")]
+    ResetPassword {
+        /// The user's name
+        name: PrincipalName,
+    },
     /// Shut a user out: every credential is dead at once
     #[command(after_help = "Example:\n  keydesk user disable alice")]
     Disable {
@@ -85,14 +91,35 @@ pub(super) async fn run(desk: &Desk, command: Command) -> Result<(), Failure> {
         Command::List => list(desk, KIND).await,
         Command::Show { name } => show(desk, &name).await,
         Command::Passwd { name, password_stdin } => {
-            find(desk, KIND, &name).await?;
+            app.principal(caller, KIND, &name).await?;
             app.set_password(caller, &name, prompt::new_password(&name, password_stdin)?).await?;
             out.done(format_args!("user {name} has a new password"))
         }
+        Command::ResetPassword { name } => reset_password(desk, &name).await,
         Command::Disable { name } => disable(desk, KIND, &name).await,
         Command::Enable { name } => enable(desk, KIND, &name).await,
         Command::Delete { name } => delete(desk, KIND, &name).await,
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one-time password is shown to who asked for it")]
+async fn reset_password(desk: &Desk, name: &PrincipalName) -> Result<(), Failure> {
+    let reset = desk.app.reset_password(&desk.caller, name).await?;
+    let value = OneTime { username: name, password: reset.password.expose(), expires_at: reset.expires_at };
+    let undo = format_args!("run the command again");
+    desk.out.credentials(&value, &[("password", &reset.password)], undo)?;
+    output::hint(format_args!(
+        "it must be changed with PUT /me/password before {}",
+        output::minute(reset.expires_at)
+    ));
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct OneTime<'a> {
+    username: &'a PrincipalName,
+    password: &'a str,
+    expires_at: Timestamp,
 }
 
 /// The roles, for clap.
@@ -102,8 +129,8 @@ pub(super) fn role() -> impl TypedValueParser<Value = Role> {
 
 /// All users, or all service accounts.
 pub(super) async fn list(desk: &Desk, kind: PrincipalKind) -> Result<(), Failure> {
-    let principals = desk.app.principals(&desk.caller, kind).await?;
-    desk.out.list(&principals, ["name", "role", "state", "created (utc)"], |principal| {
+    let principals = desk.app.principals(&desk.caller, kind, &Page::all()).await?;
+    desk.out.list(&principals.items, ["name", "role", "state", "created (utc)"], |principal| {
         let created = output::minute(principal.created_at);
         [principal.name.to_string(), principal.role.to_string(), state(principal), created]
     })
@@ -112,12 +139,6 @@ pub(super) async fn list(desk: &Desk, kind: PrincipalKind) -> Result<(), Failure
 fn state(principal: &Principal) -> String {
     let disabled = |since| format!("disabled since {}", output::minute(since));
     principal.disabled_at.map_or_else(|| "enabled".to_owned(), disabled)
-}
-
-async fn find(desk: &Desk, kind: PrincipalKind, name: &PrincipalName) -> Result<Principal, Failure> {
-    let principals = desk.app.principals(&desk.caller, kind).await?;
-    let found = principals.into_iter().find(|principal| principal.name == *name);
-    found.ok_or_else(|| Failure::Failed(format!("there is no {} {name}", kind.noun())))
 }
 
 #[derive(Serialize)]
@@ -129,10 +150,10 @@ struct Shown<'a> {
 }
 
 async fn show(desk: &Desk, name: &PrincipalName) -> Result<(), Failure> {
-    let principal = find(desk, KIND, name).await?;
+    let principal = desk.app.principal(&desk.caller, KIND, name).await?;
     let mut grants = desk.app.grants(&desk.caller, None).await?;
     grants.retain(|grant| grant.principal == *name);
-    let api_keys = desk.app.api_keys(&desk.caller, Some(name)).await?;
+    let api_keys = desk.app.api_keys(&desk.caller, Some(name), &Page::all()).await?.items;
     let mut text = format!(
         "name     {name}\nrole     {}\nstate    {}\ncreated  {} UTC\nid       {}",
         principal.role,

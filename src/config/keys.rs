@@ -114,6 +114,24 @@ pub const TOKEN_ACCESS_TTL: Key = Key {
     meaning: "how long an access token lives",
 };
 
+/// How long a session lasts without being used.
+pub const TOKEN_REFRESH_IDLE: Key = Key {
+    name: "token.refresh_idle",
+    default: Default::Text("7d"),
+    kind: Kind::Text,
+    allowed: "1m to 365d",
+    meaning: "how long a session lasts without its refresh token being used",
+};
+
+/// How long a session lasts in any case.
+pub const TOKEN_REFRESH_ABSOLUTE: Key = Key {
+    name: "token.refresh_absolute",
+    default: Default::Text("30d"),
+    kind: Kind::Text,
+    allowed: "1m to 365d",
+    meaning: "how long a session lasts in any case",
+};
+
 /// The audience of access tokens.
 pub const TOKEN_AUDIENCE: Key = Key {
     name: "token.audience",
@@ -169,6 +187,8 @@ pub const KEYS: &[Key] = &[
     KEK_FILE,
     TOKEN_ALGORITHM,
     TOKEN_ACCESS_TTL,
+    TOKEN_REFRESH_IDLE,
+    TOKEN_REFRESH_ABSOLUTE,
     TOKEN_AUDIENCE,
     PASSWORD_ENABLED,
     PASSWORD_MIN_LENGTH,

@@ -36,22 +36,23 @@ pub fn generate_token(kind: TokenKind, source: &dyn Entropy) -> (Secret, TokenDi
     (Secret::new(text), digest)
 }
 
-/// A password for a person to type once: four groups of five letters and digits that look like nothing else (116 bits).
-pub fn generate_password(source: &dyn Entropy) -> Secret {
+/// A password for a person to type once, of at least `min_length` characters: groups of five letters and digits that look
+/// like nothing else, at least four of them (116 bits).
+pub fn generate_password(min_length: usize, source: &dyn Entropy) -> Secret {
     const LETTERS: &[u8; 57] = b"23456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
-    let mut text = zeroize::Zeroizing::new(String::new());
-    let mut drawn = 0;
-    while drawn < 20 {
+    let groups = (min_length + 1).div_ceil(6).max(4);
+    let mut text = zeroize::Zeroizing::new(String::with_capacity(groups * 6));
+    while text.len() + 1 < groups * 6 {
+        if text.len() % 6 == 5 {
+            text.push('-');
+        }
         let [byte] = entropy::random::<1>(source);
         // 228 is the largest multiple of 57 in a byte: drawing again beyond it keeps every letter equally likely.
         if byte < 228 {
-            if drawn > 0 && drawn % 5 == 0 {
-                text.push('-');
-            }
             text.push(char::from(LETTERS[usize::from(byte % 57)]));
-            drawn += 1;
         }
     }
+    text.truncate(min_length.max(23));
     Secret::new(text.as_str())
 }
 
@@ -70,4 +71,23 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
 /// Whether two byte strings are equal, in a time that does not depend on where they differ.
 pub fn equal_in_constant_time(a: &[u8], b: &[u8]) -> bool {
     constant_time::verify_slices_are_equal(a, b).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the test looks at what it made")]
+    fn a_generated_password_is_long_enough_and_typable() {
+        for (min_length, length) in [(15, 23), (23, 23), (24, 24), (1024, 1024)] {
+            assert_eq!(generate_password(min_length, &SystemEntropy).len(), length);
+        }
+        let password = generate_password(15, &SystemEntropy);
+        assert!(password.expose().split('-').all(|group| group.len() == 5), "{}", password.expose());
+        assert_ne!(
+            generate_password(15, &SystemEntropy).expose(),
+            generate_password(15, &SystemEntropy).expose()
+        );
+    }
 }

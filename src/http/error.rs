@@ -16,7 +16,7 @@ use poem_openapi::{
     types::Type,
 };
 
-use crate::app;
+use crate::{app, model::Scope};
 
 /// What went wrong (RFC 9457).
 #[derive(Object)]
@@ -135,6 +135,8 @@ fn status(error: &app::Error, form: Form) -> StatusCode {
         (E::InsufficientScope(_) | E::Forbidden(_), Form::Problem) => StatusCode::FORBIDDEN,
         (E::NotFound(_), Form::Problem) => StatusCode::NOT_FOUND,
         (E::Conflict(_), Form::Problem) => StatusCode::CONFLICT,
+        (E::TooMany { .. }, _) => StatusCode::TOO_MANY_REQUESTS,
+        (E::Changed, Form::Problem) => StatusCode::PRECONDITION_FAILED,
         (E::Busy | E::Unavailable(_), _) => StatusCode::SERVICE_UNAVAILABLE,
         (E::Internal(_) | E::Refused(_), _) => StatusCode::INTERNAL_SERVER_ERROR,
         _ => StatusCode::BAD_REQUEST,
@@ -163,6 +165,9 @@ pub(super) fn render(error: poem::Error, request_id: &str) -> Response {
     if status == StatusCode::SERVICE_UNAVAILABLE {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
+    if let app::Error::TooMany { retry_after } = error {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(*retry_after));
+    }
     response
 }
 
@@ -183,27 +188,30 @@ fn challenge(error: &app::Error, form: Form) -> Option<&'static str> {
         (app::Error::CredentialInvalid, Form::Problem) => Some(
             "Bearer realm=\"keydesk\", error=\"invalid_token\", error_description=\"the credential is not valid\"",
         ),
-        (app::Error::InsufficientScope(scope), Form::Problem) => Some(match scope {
-            crate::model::Scope::LlmKeysRead => {
-                "Bearer realm=\"keydesk\", error=\"insufficient_scope\", scope=\"llm-keys:read\""
-            }
-            crate::model::Scope::LlmKeysWrite => {
-                "Bearer realm=\"keydesk\", error=\"insufficient_scope\", scope=\"llm-keys:write\""
-            }
-            crate::model::Scope::AuditRead => {
-                "Bearer realm=\"keydesk\", error=\"insufficient_scope\", scope=\"audit:read\""
-            }
-            crate::model::Scope::Admin => {
-                "Bearer realm=\"keydesk\", error=\"insufficient_scope\", scope=\"admin\""
-            }
-        }),
+        (app::Error::InsufficientScope(scope), Form::Problem) => Some(insufficient_scope(*scope)),
         _ => None,
+    }
+}
+
+fn insufficient_scope(scope: Scope) -> &'static str {
+    match scope {
+        Scope::LlmKeysRead => {
+            "Bearer realm=\"keydesk\", error=\"insufficient_scope\", scope=\"llm-keys:read\""
+        }
+        Scope::LlmKeysWrite => {
+            "Bearer realm=\"keydesk\", error=\"insufficient_scope\", scope=\"llm-keys:write\""
+        }
+        Scope::AuditRead => "Bearer realm=\"keydesk\", error=\"insufficient_scope\", scope=\"audit:read\"",
+        Scope::Admin => "Bearer realm=\"keydesk\", error=\"insufficient_scope\", scope=\"admin\"",
+        Scope::PasswordChange => "Bearer realm=\"keydesk\", error=\"insufficient_scope\"",
     }
 }
 
 fn oauth_response(status: StatusCode, error: &app::Error) -> Response {
     let code = match error {
-        app::Error::Busy | app::Error::Unavailable(_) => "temporarily_unavailable",
+        app::Error::Busy | app::Error::Unavailable(_) | app::Error::TooMany { .. } => {
+            "temporarily_unavailable"
+        }
         app::Error::Internal(_) | app::Error::Refused(_) => "server_error",
         other => other.code(),
     };
@@ -275,6 +283,9 @@ fn description(status: u16) -> &'static str {
         401 => "No credential, or one that is not valid.",
         403 => "The credential lacks the scope, or there is no grant.",
         404 => "There is no such thing among those you are granted.",
+        409 => "The state of things does not allow it; the body says why.",
+        412 => "It has changed since you read it.",
+        429 => "Too many attempts; try again after `Retry-After` seconds.",
         500 => "The desk found something wrong with its own data, or made a mistake.",
         503 => "The desk cannot do this now. Nothing was handed over; try again after `Retry-After` seconds.",
         _ => "An error.",
@@ -291,7 +302,7 @@ fn headers(status: u16) -> Vec<MetaHeader> {
     };
     match status {
         401 => vec![header("WWW-Authenticate", "How to authenticate (RFC 6750 §3, RFC 7617).")],
-        503 => vec![header("Retry-After", "After how many seconds to try again.")],
+        429 | 503 => vec![header("Retry-After", "After how many seconds to try again.")],
         _ => vec![],
     }
 }
@@ -308,7 +319,7 @@ impl<A: Answers> ApiResponse for ApiError<A> {
 
 impl ApiResponse for OAuthError {
     fn meta() -> MetaResponses {
-        meta::<OAuthProblem>(&[400, 401, 500, 503], "application/json")
+        meta::<OAuthProblem>(&[400, 401, 429, 500, 503], "application/json")
     }
 
     fn register(registry: &mut Registry) {

@@ -7,6 +7,7 @@ mod credential;
 mod docs;
 mod edge;
 mod error;
+mod form;
 mod health;
 mod llm_keys;
 mod payload;
@@ -70,10 +71,14 @@ pub async fn serve(
     let service = service();
     let document = spec::document(&service);
     let routes = docs::routes(&service, &document).nest_no_strip("/", service);
+    let upkeep = Arc::clone(&app).upkeep();
     let edge = edge::Edge::new(
         Route::new().nest_no_strip("/", routes).data(Arc::clone(&app)).boxed(),
         app,
         &document,
     );
-    server::run(listener, Arc::new(edge), shutdown).await
+    let upkeep = tokio::spawn(upkeep);
+    let served = server::run(listener, Arc::new(edge), shutdown).await;
+    upkeep.abort();
+    served
 }

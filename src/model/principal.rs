@@ -161,7 +161,16 @@ pub struct Principal {
 impl Principal {
     /// A new, enabled principal with the usual grant types.
     pub fn new(id: Id, kind: PrincipalKind, name: PrincipalName, role: Role, created_at: Timestamp) -> Self {
-        Self { id, kind, name, role, grant_types: kind.grant_types(), disabled_at: None, created_at, version: 1 }
+        Self {
+            id,
+            kind,
+            name,
+            role,
+            grant_types: kind.grant_types(),
+            disabled_at: None,
+            created_at,
+            version: 1,
+        }
     }
 
     /// Whether it may do anything at all.

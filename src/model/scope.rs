@@ -82,7 +82,12 @@ pub fn as_text<S: serde::Serializer>(scopes: &ScopeSet, serializer: S) -> Result
 /// Space-separated, in a fixed order.
 impl fmt::Display for ScopeSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = Scope::ALL.into_iter().chain([Scope::PasswordChange]).filter(|s| self.contains(*s)).map(Scope::as_str).collect();
+        let names: Vec<_> = Scope::ALL
+            .into_iter()
+            .chain([Scope::PasswordChange])
+            .filter(|s| self.contains(*s))
+            .map(Scope::as_str)
+            .collect();
         f.write_str(&names.join(" "))
     }
 }

@@ -36,9 +36,11 @@ pub async fn owner(
     db: &mut Connection,
     digest: TokenDigest,
 ) -> Result<Option<(ApiKeyRow, Principal)>, StoreError> {
-    let statement = sql("select k.id as key_id, k.label, k.scope, k.sources, k.expires_at, k.revoked_at, k.last_used_at, \
+    let statement = sql(
+        "select k.id as key_id, k.label, k.scope, k.sources, k.expires_at, k.revoked_at, k.last_used_at, \
                          k.created_at as key_created_at, p.* \
-                         from api_keys k join principals p on p.id = k.principal_id where k.digest = $1");
+                         from api_keys k join principals p on p.id = k.principal_id where k.digest = $1",
+    );
     let read = |row: &Row<'_>| {
         let key = ApiKeyRow {
             id: row.id("key_id")?,
@@ -82,7 +84,8 @@ pub async fn list(
     after: Option<Id>,
     limit: i64,
 ) -> Result<Vec<ApiKeyRow>, StoreError> {
-    let statement = sql("select k.*, p.name as principal from api_keys k join principals p on p.id = k.principal_id \
+    let statement =
+        sql("select k.*, p.name as principal from api_keys k join principals p on p.id = k.principal_id \
                          where ($1 is null or k.principal_id = $1) and ($2 is null or k.id > $2) \
                          order by k.id limit $3");
     db.all(statement.bind(principal).bind(after).bind(limit), read).await
@@ -90,7 +93,8 @@ pub async fn list(
 
 /// The key of that identifier.
 pub async fn by_id(db: &mut Connection, id: Id) -> Result<Option<ApiKeyRow>, StoreError> {
-    let statement = sql("select k.*, p.name as principal from api_keys k join principals p on p.id = k.principal_id \
+    let statement =
+        sql("select k.*, p.name as principal from api_keys k join principals p on p.id = k.principal_id \
                          where k.id = $1");
     db.optional(statement.bind(id), read).await
 }
@@ -104,17 +108,18 @@ pub async fn insert(
     imported: bool,
 ) -> Result<(), StoreError> {
     let sources = key.sources.as_ref().map(serde_json::to_string).transpose();
-    let statement = sql("insert into api_keys (id, principal_id, label, digest, imported, scope, sources, created_at, \
+    let statement =
+        sql("insert into api_keys (id, principal_id, label, digest, imported, scope, sources, created_at, \
                          expires_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9)")
-    .bind(key.id)
-    .bind(principal)
-    .bind(key.label.as_str())
-    .bind(digest)
-    .bind(imported)
-    .bind(key.scope.to_string())
-    .bind(sources.map_err(|_| inconsistent("sources"))?)
-    .bind(key.created_at)
-    .bind(key.expires_at);
+        .bind(key.id)
+        .bind(principal)
+        .bind(key.label.as_str())
+        .bind(digest)
+        .bind(imported)
+        .bind(key.scope.to_string())
+        .bind(sources.map_err(|_| inconsistent("sources"))?)
+        .bind(key.created_at)
+        .bind(key.expires_at);
     tx.execute(statement).await.map(drop)
 }
 

@@ -94,8 +94,11 @@ pub async fn insert_signing_key(tx: &mut Tx, key: SigningKeyRow) -> Result<(), S
 
 /// Declares every signing key compromised, and tells which were not yet.
 pub async fn compromise_signing_keys(tx: &mut Tx, now: Timestamp) -> Result<Vec<String>, StoreError> {
-    let kids = tx.all(sql("select kid from signing_keys where compromised_at is null"), |row| row.text("kid")).await?;
-    tx.execute(sql("update signing_keys set compromised_at = $1 where compromised_at is null").bind(now)).await?;
+    let kids = tx
+        .all(sql("select kid from signing_keys where compromised_at is null"), |row| row.text("kid"))
+        .await?;
+    tx.execute(sql("update signing_keys set compromised_at = $1 where compromised_at is null").bind(now))
+        .await?;
     Ok(kids)
 }
 

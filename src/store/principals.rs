@@ -42,8 +42,7 @@ fn grant_types(row: &Row<'_>) -> Result<BTreeSet<GrantType>, StoreError> {
 
 /// The principal of that name.
 pub async fn by_name(db: &mut Connection, name: &PrincipalName) -> Result<Option<Principal>, StoreError> {
-    let statement =
-        sql("select * from principals where name = $1");
+    let statement = sql("select * from principals where name = $1");
     db.optional(statement.bind(name.as_str()), read).await
 }
 
@@ -55,8 +54,7 @@ pub async fn by_id(db: &mut Connection, id: Id) -> Result<Option<Principal>, Sto
 
 /// The user of that name and the hash of their password.
 pub async fn login(db: &mut Connection, name: &PrincipalName) -> Result<Option<Login>, StoreError> {
-    let statement =
-        sql("select * from principals \
+    let statement = sql("select * from principals \
                          where name = $1 and kind = 'user'");
     db.optional(statement.bind(name.as_str()), |row| {
         Ok(Login {
@@ -68,11 +66,14 @@ pub async fn login(db: &mut Connection, name: &PrincipalName) -> Result<Option<L
     .await
 }
 
-
-
 /// Principals of a kind, by name.
-pub async fn list(db: &mut Connection, kind: PrincipalKind, page: &Page) -> Result<Vec<Principal>, StoreError> {
-    let statement = sql("select * from principals where kind = $1 and ($2 is null or name > $2) order by name limit $3");
+pub async fn list(
+    db: &mut Connection,
+    kind: PrincipalKind,
+    page: &Page,
+) -> Result<Vec<Principal>, StoreError> {
+    let statement =
+        sql("select * from principals where kind = $1 and ($2 is null or name > $2) order by name limit $3");
     db.all(statement.bind(kind.as_str()).bind(page.after.clone()).bind(page.limit), read).await
 }
 
@@ -107,7 +108,8 @@ pub async fn set_password_hash(
     hash: String,
     expires_at: Option<Timestamp>,
 ) -> Result<(), StoreError> {
-    let statement = sql("update principals set password_hash = $1, password_expires_at = $2, version = version + 1 \
+    let statement =
+        sql("update principals set password_hash = $1, password_expires_at = $2, version = version + 1 \
                          where id = $3");
     must_hit(tx.execute(statement.bind(hash).bind(expires_at).bind(id)).await?, "principals")
 }
@@ -122,13 +124,14 @@ pub async fn renew_password_hash(tx: &mut Tx, id: Id, old: String, new: String) 
 pub async fn update(tx: &mut Tx, changed: &Principal) -> Result<bool, StoreError> {
     let usual = changed.kind.grant_types() == changed.grant_types;
     let grant_types = (!usual).then(|| serde_json::to_string(&changed.grant_types)).transpose();
-    let statement = sql("update principals set role = $1, disabled_at = $2, grant_types = $3, version = version + 1 \
+    let statement =
+        sql("update principals set role = $1, disabled_at = $2, grant_types = $3, version = version + 1 \
                          where id = $4 and version = $5")
-    .bind(changed.role.as_str())
-    .bind(changed.disabled_at)
-    .bind(grant_types.map_err(|_| inconsistent("grant_types"))?)
-    .bind(changed.id)
-    .bind(changed.version);
+        .bind(changed.role.as_str())
+        .bind(changed.disabled_at)
+        .bind(grant_types.map_err(|_| inconsistent("grant_types"))?)
+        .bind(changed.id)
+        .bind(changed.version);
     Ok(tx.execute(statement).await? == 1)
 }
 

@@ -26,12 +26,17 @@ pub async fn find(db: &mut Connection, key: [u8; 32]) -> Result<Option<Count>, S
             blocked_until: row.time("blocked_until")?,
         })
     };
-    db.optional(sql("select failures, window_end, blocked_until from throttles where key = $1").bind(key), read).await
+    db.optional(
+        sql("select failures, window_end, blocked_until from throttles where key = $1").bind(key),
+        read,
+    )
+    .await
 }
 
 /// Sets the count of a key.
 pub async fn put(tx: &mut Tx, key: [u8; 32], count: Count) -> Result<(), StoreError> {
-    let statement = sql("insert into throttles (key, failures, window_end, blocked_until) values ($1, $2, $3, $4) \
+    let statement =
+        sql("insert into throttles (key, failures, window_end, blocked_until) values ($1, $2, $3, $4) \
                          on conflict (key) do update set failures = excluded.failures, \
                          window_end = excluded.window_end, blocked_until = excluded.blocked_until");
     let statement = statement.bind(key).bind(count.failures).bind(count.window_end).bind(count.blocked_until);
@@ -57,7 +62,8 @@ pub async fn is_known(
     source: [u8; 32],
     since: Timestamp,
 ) -> Result<bool, StoreError> {
-    let statement = sql("select 1 as one from known_sources where principal_id = $1 and source = $2 and seen_at >= $3");
+    let statement =
+        sql("select 1 as one from known_sources where principal_id = $1 and source = $2 and seen_at >= $3");
     Ok(db.optional(statement.bind(principal).bind(source).bind(since), |row| row.int("one")).await?.is_some())
 }
 

@@ -103,7 +103,12 @@ pub async fn insert(tx: &mut Tx, family: &Family) -> Result<(), StoreError> {
 }
 
 /// Adds the digest of a generation.
-pub async fn insert_token(tx: &mut Tx, family: Id, generation: i64, digest: TokenDigest) -> Result<(), StoreError> {
+pub async fn insert_token(
+    tx: &mut Tx,
+    family: Id,
+    generation: i64,
+    digest: TokenDigest,
+) -> Result<(), StoreError> {
     let statement = sql("insert into refresh_tokens (digest, family_id, generation) values ($1, $2, $3)");
     tx.execute(statement.bind(digest).bind(family).bind(generation)).await.map(drop)
 }
@@ -131,7 +136,8 @@ pub async fn revoke(tx: &mut Tx, id: Id, now: Timestamp) -> Result<bool, StoreEr
 
 /// Ends all logins of a principal.
 pub async fn revoke_all(tx: &mut Tx, principal: Id, now: Timestamp) -> Result<u64, StoreError> {
-    let statement = sql("update token_families set revoked_at = $1 where principal_id = $2 and revoked_at is null");
+    let statement =
+        sql("update token_families set revoked_at = $1 where principal_id = $2 and revoked_at is null");
     tx.execute(statement.bind(now).bind(principal)).await
 }
 
@@ -144,7 +150,8 @@ pub async fn forget_ended(tx: &mut Tx, before: Timestamp, limit: i64) -> Result<
 
 /// Remembers that an access token is void before its time.
 pub async fn revoke_access_token(tx: &mut Tx, jti: &str, expires_at: Timestamp) -> Result<(), StoreError> {
-    let statement = sql("insert into revoked_tokens (jti, expires_at) values ($1, $2) on conflict (jti) do nothing");
+    let statement =
+        sql("insert into revoked_tokens (jti, expires_at) values ($1, $2) on conflict (jti) do nothing");
     tx.execute(statement.bind(jti).bind(expires_at)).await.map(drop)
 }
 

@@ -68,6 +68,8 @@ pub(crate) fn settings(issuer: &str) -> Settings {
         issuer: issuer.to_owned(),
         audience: "keydesk".to_owned(),
         access_ttl: Duration::from_mins(10),
+        refresh_idle: Duration::from_hours(7 * 24),
+        refresh_absolute: Duration::from_hours(30 * 24),
         algorithm: Algorithm::EdDsa,
         password_enabled: true,
         password_policy: PasswordPolicy { min_length: 15 },

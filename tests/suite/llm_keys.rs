@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use keydesk::model::{PrincipalKind, Role};
+use keydesk::{
+    app::api_keys::NewKey,
+    model::{Page, PrincipalKind, Role},
+};
 use reqwest::Response;
 use serde_json::{Value, json};
 
@@ -279,8 +282,8 @@ async fn a_revocation_is_in_force_at_once() {
     assert_eq!(statuses().await, (401, 401, 401));
     desk.app.enable(&operator(), PrincipalKind::ServiceAccount, &name).await.unwrap();
     assert_eq!(statuses().await, (200, 200, 200));
-    let key = desk.app.api_keys(&operator(), Some(&name)).await.unwrap()[0].id;
-    desk.app.revoke_api_key(&operator(), key).await.unwrap();
+    let key = desk.app.api_keys(&operator(), Some(&name), &Page::all()).await.unwrap().items[0].id;
+    desk.app.revoke_api_key(&operator(), None, key).await.unwrap();
     assert_eq!(statuses().await, (200, 401, 200));
     desk.app.remove_grant(&operator(), &name, &"default".parse().unwrap()).await.unwrap();
     assert_eq!(statuses().await, (403, 401, 200));
@@ -295,7 +298,11 @@ async fn credentials_end_on_time() {
     let name = "admin".parse().unwrap();
     let issued = desk
         .app
-        .issue_api_key(&operator(), &name, String::new(), Some(Duration::from_hours(1)))
+        .issue_api_key(
+            &operator(),
+            &name,
+            NewKey { lifetime: Some(Duration::from_hours(1)), ..NewKey::default() },
+        )
         .await
         .unwrap();
     let status = async |request: reqwest::RequestBuilder| request.send().await.unwrap().status().as_u16();

@@ -131,7 +131,20 @@ fn an_api_key_comes_and_goes() {
     assert!(key.starts_with("kd_ak_") && made["expires_at"].is_string());
     assert!(place.must(&["api-key", "add", "admin"]).contains("api_key        kd_ak_"));
     let list = place.json(&["api-key", "list", "admin"]);
-    assert_eq!(fields(&list[0]), ["created_at", "expires_at", "id", "label", "principal", "revoked_at"]);
+    assert_eq!(
+        fields(&list[0]),
+        [
+            "created_at",
+            "expires_at",
+            "id",
+            "label",
+            "last_used_at",
+            "principal",
+            "revoked_at",
+            "scope",
+            "sources"
+        ]
+    );
     assert_eq!(names(&list, "label"), ["laptop", ""]);
     place.must(&["api-key", "revoke", id]);
     assert!(place.must(&["api-key", "list"]).contains("revoked"));

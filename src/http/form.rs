@@ -1,0 +1,171 @@
+//! Forms, as the OAuth endpoints take them (RFC 6749 appendix B), and the client's authentication beside them (§2.3).
+//!
+//! Read by hand: poem-openapi's form accepts a body of any size, takes the last of repeated parameters, and answers a wrong
+//! content type in plain text.
+
+use std::time::Duration;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use percent_encoding::percent_decode_str;
+use poem::{
+    Request, RequestBody,
+    http::{HeaderMap, HeaderValue, header},
+};
+use zeroize::Zeroizing;
+
+use crate::{
+    app::{Error, client::ClientCredentials},
+    secret::Secret,
+};
+
+/// The media type of forms.
+pub(super) const FORM: &str = "application/x-www-form-urlencoded";
+/// A longer form is not read: no parameter of ours needs more.
+const MAX_BODY: usize = 16 * 1024;
+/// How long a client may take to send its form.
+const BODY_DEADLINE: Duration = Duration::from_secs(15);
+/// Parameters that may hold anything; the others have no control characters.
+const FREE: [&str; 1] = ["password"];
+
+/// The parameters of a form that have a value.
+#[derive(Debug, Default)]
+pub(super) struct Fields(Vec<(&'static str, Secret)>);
+
+impl Fields {
+    /// The value of a parameter.
+    pub(super) fn secret(&mut self, name: &str) -> Option<Secret> {
+        let at = self.0.iter().position(|(field, _)| *field == name)?;
+        Some(self.0.swap_remove(at).1)
+    }
+
+    /// The value of a parameter that is not secret.
+    #[expect(clippy::disallowed_methods, reason = "the parameters asked for this way are not secret")]
+    pub(super) fn text(&mut self, name: &str) -> Option<String> {
+        self.secret(name).map(|value| value.expose().to_owned())
+    }
+
+    /// The client, as the header or the form names it: one way per request (RFC 6749 §2.3).
+    pub(super) fn client(&mut self, headers: &HeaderMap) -> Result<ClientCredentials, Error> {
+        let in_form = ClientCredentials { id: self.text("client_id"), secret: self.secret("client_secret") };
+        let mut values = headers.get_all(header::AUTHORIZATION).iter();
+        let Some(value) = values.next() else { return Ok(in_form) };
+        if values.next().is_some() {
+            return Err(invalid("the header Authorization comes more than once"));
+        }
+        let (id, secret) = basic(value).ok_or(Error::InvalidClient)?;
+        // Swagger UI sends an empty pair when it has no client.
+        if id.is_empty() && secret.is_empty() {
+            return Ok(in_form);
+        }
+        if in_form.secret.is_some() {
+            return Err(invalid("the client authenticates both by header and in the body"));
+        }
+        if in_form.id.is_some_and(|named| named != id) {
+            return Err(invalid("the header and the body name different clients"));
+        }
+        Ok(ClientCredentials { id: Some(id), secret: Some(secret).filter(|secret| !secret.is_empty()) })
+    }
+}
+
+/// Reads the form of a request, as far as `parameters` go: others are ignored (RFC 6749 §3.2).
+pub(super) async fn read(
+    request: &Request,
+    body: &mut RequestBody,
+    parameters: &[&'static str],
+) -> Result<Fields, Error> {
+    if !is_form(request.headers()) {
+        return Err(invalid("the body must be a form: Content-Type application/x-www-form-urlencoded"));
+    }
+    let query = request.uri().query().unwrap_or_default();
+    if query.split('&').any(|pair| parameters.contains(&pair.split('=').next().unwrap_or_default())) {
+        return Err(invalid("parameters belong in the body, not in the address"));
+    }
+    let body = body.take().map_err(|_| invalid("the body is missing"))?.into_bytes_limit(MAX_BODY);
+    let bytes = match tokio::time::timeout(BODY_DEADLINE, body).await {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(_)) => return Err(invalid("the body is longer than 16 KiB, or broke off")),
+        Err(_) => return Err(invalid("the body took too long to arrive")),
+    };
+    let text = std::str::from_utf8(&bytes).map_err(|_| invalid("the body is not a form in UTF-8"))?;
+    parse(text, parameters)
+}
+
+fn is_form(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(header::CONTENT_TYPE).iter();
+    let media_type = values.next().and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = media_type.split(';').next().unwrap_or_default().trim();
+    values.next().is_none() && essence.eq_ignore_ascii_case(FORM)
+}
+
+/// RFC 6749 §3.2: an empty parameter is absent, and none may come twice.
+fn parse(text: &str, parameters: &[&'static str]) -> Result<Fields, Error> {
+    let mut fields = Fields::default();
+    let mut seen = Vec::new();
+    for pair in text.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let (name, value) = (decode(name)?, decode(value)?);
+        let Some(parameter) = parameters.iter().copied().find(|parameter| *parameter == *name) else {
+            continue;
+        };
+        if seen.contains(&parameter) {
+            return Err(Error::Invalid(format!("the parameter {parameter} comes more than once")));
+        }
+        seen.push(parameter);
+        if !FREE.contains(&parameter) && value.chars().any(char::is_control) {
+            return Err(Error::Invalid(format!("the parameter {parameter} has control characters")));
+        }
+        if !value.is_empty() {
+            fields.0.push((parameter, Secret::new(value.as_str())));
+        }
+    }
+    Ok(fields)
+}
+
+/// One component of a form: `+` is a space, `%xx` is a byte, the whole is UTF-8.
+fn decode(component: &str) -> Result<Zeroizing<String>, Error> {
+    let malformed = || invalid("the form is not well-formed");
+    let bytes = component.as_bytes();
+    for (i, _) in bytes.iter().enumerate().filter(|(_, byte)| **byte == b'%') {
+        let digits = bytes.get(i + 1..i + 3).ok_or_else(malformed)?;
+        if !digits.iter().all(u8::is_ascii_hexdigit) {
+            return Err(malformed());
+        }
+    }
+    let spaced = Zeroizing::new(component.replace('+', " "));
+    let decoded = percent_decode_str(&spaced).decode_utf8().map_err(|_| malformed())?;
+    Ok(Zeroizing::new(decoded.into_owned()))
+}
+
+/// RFC 6749 §2.3.1: `Authorization: Basic` with the form-encoded id and secret.
+fn basic(value: &HeaderValue) -> Option<(String, Secret)> {
+    let value = value.to_str().ok()?;
+    let (scheme, encoded) = value.split_once(' ')?;
+    let decoded = STANDARD.decode(encoded.trim()).ok().filter(|_| scheme.eq_ignore_ascii_case("basic"))?;
+    let decoded = Zeroizing::new(String::from_utf8(decoded).ok()?);
+    let (id, secret) = decoded.split_once(':')?;
+    Some((decode(id).ok()?.to_string(), Secret::new(decode(secret).ok()?.as_str())))
+}
+
+fn invalid(detail: &str) -> Error {
+    Error::Invalid(detail.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_form_is_decoded_strictly() {
+        let parameters = ["grant_type", "username", "password", "scope"];
+        let mut form =
+            parse("grant_type=password&username=a%40b&scope=&unknown=%31&password=p%2B+q", &parameters)
+                .unwrap();
+        assert_eq!((form.text("username").as_deref(), form.text("scope")), (Some("a@b"), None));
+        assert_eq!(form.text("password").as_deref(), Some("p+ q"));
+        let bad =
+            ["scope=a&scope=b", "scope=&scope=", "username=%", "username=%4", "username=%zz", "username=%ff"];
+        for bad in bad.into_iter().chain(["username=a%00", "scope=a%0d%0ab"]) {
+            assert!(parse(bad, &parameters).is_err(), "{bad}");
+        }
+    }
+}
