@@ -82,7 +82,7 @@ impl App {
             Err(_) => return Ok(Err(("invalid_token", None))),
         };
         let parsed =
-            (claims.sub.parse::<Id>(), claims.scope.parse::<ScopeSet>(), claims.jti.parse::<TokenId>());
+            (claims.sub.parse::<Id>(), ScopeSet::of_token(&claims.scope), claims.jti.parse::<TokenId>());
         let (Ok(id), Ok(scopes), Ok(token_id)) = parsed else { return Ok(Err(("invalid_token", None))) };
         let mut db = self.store.read().await?;
         let Some(principal) = principals::by_id(&mut db, id).await? else {
@@ -162,7 +162,7 @@ impl Found {
             principal: Some((self.principal.id, self.principal.kind)),
             name: self.principal.name.to_string(),
             client_id: self.client_id,
-            scopes: self.scopes.intersection(self.principal.role.scopes()),
+            scopes: self.scopes.within(self.principal.role),
             credential: self.credential,
             origin,
         })

@@ -5,11 +5,9 @@ use super::{
     client::{Client, ClientCredentials},
     token::TokenId,
 };
+pub use crate::crypto::jwt::AccessClaims;
 use crate::{
-    crypto::{
-        self,
-        jwt::{self, AccessClaims},
-    },
+    crypto::{self, jwt},
     model::{Action, AuditEvent, Caller, Id, Origin, Scope, Timestamp, TokenKind},
     secret::Secret,
     store::{audit_events, principals, token_families},

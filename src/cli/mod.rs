@@ -17,6 +17,7 @@ mod prompt;
 mod provider_keys;
 mod serve;
 mod service_accounts;
+mod signing_keys;
 mod users;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -118,6 +119,12 @@ enum AtDesk {
         #[command(subcommand)]
         command: api_keys::Command,
     },
+    /// The keys that sign access tokens
+    #[command(after_help = "Example:\n  keydesk signing-key rotate")]
+    SigningKey {
+        #[command(subcommand)]
+        command: signing_keys::Command,
+    },
     /// Named sets of provider keys
     #[command(after_help = "Example:\n  keydesk project add search")]
     Project {
@@ -212,6 +219,7 @@ async fn at_desk(config: &Config, out: Output, command: AtDesk) -> Result<(), Fa
         AtDesk::User { command } => users::run(&desk, command).await,
         AtDesk::ServiceAccount { command } => service_accounts::run(&desk, command).await,
         AtDesk::ApiKey { command } => api_keys::run(&desk, command).await,
+        AtDesk::SigningKey { command } => signing_keys::run(&desk, command).await,
         AtDesk::Project { command } => projects::run(&desk, command).await,
         AtDesk::Grant { command } => grants::run(&desk, command).await,
         AtDesk::Key { command } => provider_keys::run(&desk, command).await,

@@ -125,6 +125,14 @@ impl<'a> ApiExtractor<'a> for Authenticated {
     }
 }
 
+/// The asker, if the request authenticates with `Authorization: Bearer`: for the OAuth endpoints, where a client may
+/// authenticate in other ways instead.
+pub(super) async fn bearer_caller(request: &Request) -> Result<Option<Caller>, Error> {
+    let authorization = only(request.headers(), header::AUTHORIZATION.as_str())?;
+    let Some(presented) = authorization.and_then(|value| bearer(value.as_bytes())) else { return Ok(None) };
+    app(request).authenticate(Some(presented), None, origin(request)).await.map(Some)
+}
+
 /// The desk behind the routes.
 #[expect(clippy::expect_used, reason = "`http::serve` puts it there for every route")]
 pub(super) fn app(request: &Request) -> &Arc<App> {

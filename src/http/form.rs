@@ -52,6 +52,10 @@ impl Fields {
         if values.next().is_some() {
             return Err(invalid("the header Authorization comes more than once"));
         }
+        // Not a client's way to authenticate, but a person's, at the endpoints that take it.
+        if value.as_bytes().get(..7).is_some_and(|start| start.eq_ignore_ascii_case(b"bearer ")) {
+            return Ok(in_form);
+        }
         let (id, secret) = basic(value).ok_or(Error::InvalidClient)?;
         // Swagger UI sends an empty pair when it has no client.
         if id.is_empty() && secret.is_empty() {

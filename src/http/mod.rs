@@ -10,6 +10,7 @@ mod error;
 mod form;
 mod health;
 mod llm_keys;
+mod oauth;
 mod payload;
 mod query;
 mod server;
@@ -39,13 +40,15 @@ enum Group {
     Health,
 }
 
-type Operations = (token::TokenApi, llm_keys::LlmKeysApi, well_known::DiscoveryApi, health::HealthApi);
+type Operations =
+    (token::TokenApi, oauth::OAuthApi, llm_keys::LlmKeysApi, well_known::DiscoveryApi, health::HealthApi);
 
 const DESCRIPTION: &str = "The front desk for a team's LLM API keys: prove who you are, get the provider keys you may \
                            use. Every handover is written in the book before the key leaves.";
 
 fn service() -> OpenApiService<Operations, ()> {
-    let operations = (token::TokenApi, llm_keys::LlmKeysApi, well_known::DiscoveryApi, health::HealthApi);
+    let operations =
+        (token::TokenApi, oauth::OAuthApi, llm_keys::LlmKeysApi, well_known::DiscoveryApi, health::HealthApi);
     OpenApiService::new(operations, "Keydesk", env!("CARGO_PKG_VERSION"))
         .description(DESCRIPTION)
         .license(LicenseObject::new("Apache-2.0 OR MIT").url("https://spdx.org/licenses/Apache-2.0.html"))

@@ -8,7 +8,10 @@ use super::{
     credential::{Public, app},
     payload::JsonBody,
 };
-use crate::model::Scope;
+use crate::{
+    app::signing_keys::JWKS_MAX_AGE,
+    model::{GrantType, Scope},
+};
 
 /// A public key (RFC 7517 §4). Which members there are depends on `kty`.
 #[derive(Object)]
@@ -71,6 +74,10 @@ struct AuthorizationServerMetadata {
     issuer: String,
     /// The token endpoint.
     token_endpoint: String,
+    /// The revocation endpoint (RFC 7009).
+    revocation_endpoint: String,
+    /// The introspection endpoint (RFC 7662).
+    introspection_endpoint: String,
     /// The JWK Set.
     jwks_uri: String,
     /// The grants of the token endpoint.
@@ -79,6 +86,10 @@ struct AuthorizationServerMetadata {
     response_types_supported: Vec<String>,
     /// How clients authenticate at the token endpoint.
     token_endpoint_auth_methods_supported: Vec<String>,
+    /// How clients authenticate at the revocation endpoint.
+    revocation_endpoint_auth_methods_supported: Vec<String>,
+    /// How clients authenticate at the introspection endpoint.
+    introspection_endpoint_auth_methods_supported: Vec<String>,
     /// Every scope.
     scopes_supported: Vec<String>,
     /// This documentation.
@@ -98,7 +109,26 @@ enum Cacheable<T: poem_openapi::types::Type> {
 }
 
 /// A new signing key is used no sooner than verifiers have had time to see it.
-const CACHEABLE: &str = "public, max-age=300";
+fn cacheable() -> String {
+    format!("public, max-age={JWKS_MAX_AGE}")
+}
+
+/// What a client needs to know of the resource: the keys (RFC 9728 §2).
+#[derive(Object)]
+struct ProtectedResourceMetadata {
+    /// The resource.
+    resource: String,
+    /// Who issues its access tokens.
+    authorization_servers: Vec<String>,
+    /// The JWK Set.
+    jwks_uri: String,
+    /// Every scope.
+    scopes_supported: Vec<String>,
+    /// How an access token is sent.
+    bearer_methods_supported: Vec<String>,
+    /// This documentation.
+    resource_documentation: String,
+}
 
 /// Discovery.
 pub(super) struct DiscoveryApi;
@@ -116,7 +146,7 @@ impl DiscoveryApi {
     )]
     #[expect(clippy::unused_async, reason = "poem-openapi takes async functions only")]
     async fn jwks(&self, _anybody: Public, request: &Request) -> Cacheable<JwkSet> {
-        Cacheable::Document(JsonBody::of(&app(request).jwks()), CACHEABLE.to_owned())
+        Cacheable::Document(JsonBody::of(&app(request).jwks()), cacheable())
     }
 
     /// Get the authorization server's metadata
@@ -132,21 +162,47 @@ impl DiscoveryApi {
     async fn metadata(&self, _anybody: Public, request: &Request) -> Cacheable<AuthorizationServerMetadata> {
         let settings = app(request).settings();
         let issuer = &settings.issuer;
-        let grants: &[&str] = if settings.password_enabled {
-            &["password", "client_credentials"]
-        } else {
-            &["client_credentials"]
-        };
+        let offered = |grant: &GrantType| *grant != GrantType::Password || settings.password_enabled;
+        let grants: Vec<_> = GrantType::ALL.into_iter().filter(offered).map(GrantType::as_str).collect();
+        let confidential = ["client_secret_basic", "client_secret_post"];
+        let any = ["client_secret_basic", "client_secret_post", "none"];
         let document = serde_json::json!({
             "issuer": issuer,
             "token_endpoint": format!("{issuer}/token"),
+            "revocation_endpoint": format!("{issuer}/revoke"),
+            "introspection_endpoint": format!("{issuer}/introspect"),
             "jwks_uri": format!("{issuer}/.well-known/jwks.json"),
             "grant_types_supported": grants,
             "response_types_supported": [],
-            "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "none"],
+            "token_endpoint_auth_methods_supported": any,
+            "revocation_endpoint_auth_methods_supported": any,
+            "introspection_endpoint_auth_methods_supported": confidential,
             "scopes_supported": Scope::ALL.map(Scope::as_str),
             "service_documentation": format!("{issuer}/docs"),
         });
-        Cacheable::Document(JsonBody::of(&document), CACHEABLE.to_owned())
+        Cacheable::Document(JsonBody::of(&document), cacheable())
+    }
+
+    /// Get the protected resource's metadata
+    ///
+    /// RFC 9728: which authorization server's tokens `/llm-keys` accepts, and how to send them.
+    #[oai(
+        path = "/.well-known/oauth-protected-resource",
+        method = "get",
+        operation_id = "getProtectedResourceMetadata",
+        tag = "Group::Discovery"
+    )]
+    #[expect(clippy::unused_async, reason = "poem-openapi takes async functions only")]
+    async fn resource(&self, _anybody: Public, request: &Request) -> Cacheable<ProtectedResourceMetadata> {
+        let issuer = &app(request).settings().issuer;
+        let document = serde_json::json!({
+            "resource": issuer,
+            "authorization_servers": [issuer],
+            "jwks_uri": format!("{issuer}/.well-known/jwks.json"),
+            "scopes_supported": Scope::ALL.map(Scope::as_str),
+            "bearer_methods_supported": ["header"],
+            "resource_documentation": format!("{issuer}/docs"),
+        });
+        Cacheable::Document(JsonBody::of(&document), cacheable())
     }
 }

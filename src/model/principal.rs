@@ -83,6 +83,14 @@ impl Role {
     }
 }
 
+impl ScopeSet {
+    /// What of these scopes a principal of `role` has today. Everybody may change their own password.
+    #[must_use]
+    pub fn within(self, role: Role) -> Self {
+        self.intersection(role.scopes().with(Scope::PasswordChange))
+    }
+}
+
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())

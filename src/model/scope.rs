@@ -62,6 +62,12 @@ impl ScopeSet {
         self.0 & scope.bit() != 0
     }
 
+    /// This set and one scope more.
+    #[must_use]
+    pub fn with(self, scope: Scope) -> Self {
+        Self(self.0 | scope.bit())
+    }
+
     /// The scopes that are in both sets.
     #[must_use]
     pub fn intersection(self, other: Self) -> Self {
@@ -93,6 +99,17 @@ impl fmt::Display for ScopeSet {
 }
 
 /// Space-separated scope names (RFC 6749 §3.3); any other separator, or an unknown name, is refused.
+impl ScopeSet {
+    /// The scopes of a token that we issued: those that can be asked for, or the one that a one-time password gives.
+    pub fn of_token(text: &str) -> Result<Self, UnknownScope> {
+        if text == Scope::PasswordChange.as_str() {
+            Ok(Self::of(&[Scope::PasswordChange]))
+        } else {
+            text.parse()
+        }
+    }
+}
+
 impl FromStr for ScopeSet {
     type Err = UnknownScope;
 

@@ -4,9 +4,11 @@
 
 mod cli;
 mod desk;
+mod guessing;
 mod health;
 mod llm_keys;
 mod openapi;
+mod session;
 mod structure;
 mod support;
 mod token;

@@ -65,7 +65,16 @@ fn every_operation_is_described() {
 /// Which operations anybody may call; a new operation must be put in one of the lists.
 #[tokio::test]
 async fn every_operation_is_public_or_refuses_strangers() {
-    let public = ["issueToken", "getJwks", "getAuthorizationServerMetadata", "getHealth", "getReadiness"];
+    let public = [
+        "issueToken",
+        "revokeToken",
+        "introspectToken",
+        "getProtectedResourceMetadata",
+        "getJwks",
+        "getAuthorizationServerMetadata",
+        "getHealth",
+        "getReadiness",
+    ];
     let protected = ["listLlmKeys", "getLlmKey"];
     let desk = Desk::open().await;
     let document: Value = serde_json::from_str(&keydesk::http::spec_json()).unwrap();

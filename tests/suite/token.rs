@@ -258,7 +258,7 @@ async fn the_password_grant_can_be_switched_off() {
     let form = [("grant_type", "password"), ("username", "admin"), ("password", PASSWORD)];
     assert_eq!(json(desk.token_request(&form).await).await["error"], "unsupported_grant_type");
     let metadata = json(desk.get("/.well-known/oauth-authorization-server").send().await.unwrap()).await;
-    assert_eq!(metadata["grant_types_supported"], json!(["client_credentials"]));
+    assert_eq!(metadata["grant_types_supported"], json!(["client_credentials", "refresh_token"]));
 }
 
 #[tokio::test]

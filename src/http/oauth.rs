@@ -1,0 +1,209 @@
+//! `POST /revoke` (RFC 7009) and `POST /introspect` (RFC 7662).
+
+use poem::{Request, RequestBody, Result};
+use poem_openapi::{
+    ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions, Object, OpenApi,
+    registry::{MetaMediaType, MetaRequest, Registry},
+    types::{Example, Type},
+};
+
+use super::{
+    Group,
+    credential::{Public, app, bearer_caller},
+    edge::origin,
+    error::OAuthError,
+    form::{self, FORM},
+    payload::JsonBody,
+};
+use crate::{
+    app::{
+        Error,
+        client::ClientCredentials,
+        revocation::{AccessClaims, Asker},
+    },
+    secret::Secret,
+};
+
+const PARAMETERS: [&str; 4] = ["token", "token_type_hint", "client_id", "client_secret"];
+
+/// What `POST /revoke` and `POST /introspect` take.
+#[derive(Object)]
+#[oai(rename = "TokenQuestion", example)]
+struct TokenQuestionSchema {
+    /// The token.
+    token: String,
+    /// `access_token` or `refresh_token`: only a hint, since every token says itself what it is.
+    #[oai(skip_serializing_if_is_none)]
+    token_type_hint: Option<String>,
+    /// The client, unless it is named in `Authorization: Basic`; the public client `keydesk` when absent.
+    #[oai(skip_serializing_if_is_none)]
+    client_id: Option<String>,
+    /// Its secret, likewise.
+    #[oai(skip_serializing_if_is_none)]
+    client_secret: Option<String>,
+}
+
+impl Example for TokenQuestionSchema {
+    fn example() -> Self {
+        Self {
+            token: "kd_rt_EXAMPLE".to_owned(),
+            token_type_hint: None,
+            client_id: None,
+            client_secret: None,
+        }
+    }
+}
+
+/// What a token says (RFC 7662 §2.2). Of a token that is not active, nothing but that.
+#[derive(Object)]
+#[oai(example)]
+struct Introspection {
+    /// Whether it is a valid access token for this desk's audience, now.
+    active: bool,
+    /// What it allows, space-separated.
+    #[oai(skip_serializing_if_is_none)]
+    scope: Option<String>,
+    /// The client it was issued to.
+    #[oai(skip_serializing_if_is_none)]
+    client_id: Option<String>,
+    /// The user's name; absent for machines.
+    #[oai(skip_serializing_if_is_none)]
+    username: Option<String>,
+    /// Always `Bearer`.
+    #[oai(skip_serializing_if_is_none)]
+    token_type: Option<String>,
+    /// From when it is void, in seconds since 1970.
+    #[oai(skip_serializing_if_is_none)]
+    exp: Option<i64>,
+    /// When it was issued, likewise.
+    #[oai(skip_serializing_if_is_none)]
+    iat: Option<i64>,
+    /// The principal's identifier.
+    #[oai(skip_serializing_if_is_none)]
+    sub: Option<String>,
+    /// For whom it is.
+    #[oai(skip_serializing_if_is_none)]
+    aud: Option<String>,
+    /// Who issued it.
+    #[oai(skip_serializing_if_is_none)]
+    iss: Option<String>,
+    /// Its identifier.
+    #[oai(skip_serializing_if_is_none)]
+    jti: Option<String>,
+}
+
+impl Example for Introspection {
+    fn example() -> Self {
+        Self {
+            active: true,
+            scope: Some("llm-keys:read".to_owned()),
+            client_id: Some("keydesk".to_owned()),
+            username: Some("alice".to_owned()),
+            token_type: Some("Bearer".to_owned()),
+            exp: Some(1_800_000_600),
+            iat: Some(1_800_000_000),
+            sub: Some("019a0000-0000-7000-8000-000000000000".to_owned()),
+            aud: Some("keydesk".to_owned()),
+            iss: Some("https://keys.example.com".to_owned()),
+            jti: Some("019a0000-0000-7000-8000-000000000001".to_owned()),
+        }
+    }
+}
+
+#[derive(ApiResponse)]
+enum Revoked {
+    /// The token is void, or was never valid: there is no difference (RFC 7009 §2.2).
+    #[oai(status = 200)]
+    Done,
+}
+
+#[derive(ApiResponse)]
+enum Introspected {
+    /// What the token says, or that it is not active.
+    #[oai(status = 200)]
+    Answer(JsonBody<Introspection>),
+}
+
+/// Revocation and introspection.
+pub(super) struct OAuthApi;
+
+#[OpenApi]
+impl OAuthApi {
+    /// Revoke a token
+    ///
+    /// RFC 7009. A refresh token ends its whole session, with the access tokens issued in it; an access token ends by
+    /// itself. Only the client that a token was issued to can revoke it. A token that nobody knows is no error.
+    #[oai(path = "/revoke", method = "post", operation_id = "revokeToken", tag = "Group::Tokens")]
+    async fn revoke(&self, _anybody: Public, request: &Request, form: Form) -> Result<Revoked, OAuthError> {
+        app(request).revoke_token(form.client, form.token, origin(request)).await?;
+        Ok(Revoked::Done)
+    }
+
+    /// Ask whether an access token is active
+    ///
+    /// RFC 7662, for services that accept our tokens. Whoever asks authenticates: a service account as at `/token`, or
+    /// anybody with an access token that carries `admin`. Everything that is not a valid access token gets
+    /// `{"active":false}`.
+    #[oai(path = "/introspect", method = "post", operation_id = "introspectToken", tag = "Group::Tokens")]
+    async fn introspect(
+        &self,
+        _anybody: Public,
+        request: &Request,
+        form: Form,
+    ) -> Result<Introspected, OAuthError> {
+        let asker = match bearer_caller(request).await? {
+            Some(caller) => Asker::Caller(caller),
+            None => Asker::Client(form.client),
+        };
+        let claims = app(request).introspect_token(asker, form.token, origin(request)).await?;
+        Ok(Introspected::Answer(answer(claims)))
+    }
+}
+
+fn answer(claims: Option<AccessClaims>) -> JsonBody<Introspection> {
+    #[derive(serde::Serialize)]
+    struct Active {
+        active: bool,
+        token_type: &'static str,
+        #[serde(flatten)]
+        claims: AccessClaims,
+    }
+    match claims {
+        Some(claims) => JsonBody::of(&Active { active: true, token_type: "Bearer", claims }),
+        None => JsonBody::of(&serde_json::json!({ "active": false })),
+    }
+}
+
+/// The form of either request.
+struct Form {
+    token: Option<Secret>,
+    client: ClientCredentials,
+}
+
+impl<'a> ApiExtractor<'a> for Form {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        TokenQuestionSchema::register(registry);
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        let content = vec![MetaMediaType { content_type: FORM, schema: TokenQuestionSchema::schema_ref() }];
+        Some(MetaRequest { description: None, content, required: true })
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _: ExtractParamOptions<()>,
+    ) -> Result<Self> {
+        Ok(read_form(request, body).await.map_err(OAuthError)?)
+    }
+}
+
+async fn read_form(request: &Request, body: &mut RequestBody) -> Result<Form, Error> {
+    let mut fields = form::read(request, body, &PARAMETERS).await?;
+    Ok(Form { client: fields.client(request.headers())?, token: fields.secret("token") })
+}
