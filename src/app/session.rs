@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::{App, Error, principals::object, token::IssuedToken};
+use super::{App, Error, token::IssuedToken};
 use crate::{
     crypto,
     model::{
@@ -202,9 +202,4 @@ impl App {
 /// The command line's caller is nobody in the database.
 pub(super) fn not_a_principal() -> Error {
     Error::Forbidden("this is for users and service accounts".to_owned())
-}
-
-/// The object of an event about a principal itself.
-pub(super) fn principal_object(principal: &Principal) -> String {
-    object(principal.kind, &principal.name)
 }

@@ -27,10 +27,9 @@ impl App {
             if let Err(error) = self.notice(&mut seen).await {
                 tracing::warn!(%error, "could not look for changes");
             }
-            if ticks.is_multiple_of(FORGET.as_millis() / WATCH.as_millis()) {
-                if let Err(error) = self.forget().await {
-                    tracing::warn!(%error, "could not clear what is over");
-                }
+            let due = ticks.is_multiple_of(FORGET.as_millis() / WATCH.as_millis());
+            if due && let Err(error) = self.forget().await {
+                tracing::warn!(%error, "could not clear what is over");
             }
         }
     }

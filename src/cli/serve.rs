@@ -51,7 +51,7 @@ pub(super) async fn run(config: &Config, environment: &Environment) -> Result<()
     } else {
         Some(first_start(config, &location, &settings, &caller, secrets.admin_password.take()).await?)
     };
-    let mut app = location.open(settings, desk::surroundings()).await?;
+    let app = location.open(settings, desk::surroundings()).await?;
     app.ensure_signing_key(&caller).await?;
     let imported = app.import(&caller, &secrets.found).await?;
     drop(secrets);

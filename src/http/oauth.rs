@@ -162,14 +162,14 @@ impl OAuthApi {
 
 fn answer(claims: Option<AccessClaims>) -> JsonBody<Introspection> {
     #[derive(serde::Serialize)]
-    struct Active {
+    struct Said {
         active: bool,
         token_type: &'static str,
         #[serde(flatten)]
         claims: AccessClaims,
     }
     match claims {
-        Some(claims) => JsonBody::of(&Active { active: true, token_type: "Bearer", claims }),
+        Some(claims) => JsonBody::of(&Said { active: true, token_type: "Bearer", claims }),
         None => JsonBody::of(&serde_json::json!({ "active": false })),
     }
 }

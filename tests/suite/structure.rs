@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 /// Each part of the crate, with the parts and the crates that it may name.
 const RULES: &[(&str, &[&str], &[&str])] = &[
-    ("model", &[], &["crc32fast", "serde", "serde_json", "thiserror", "time", "uuid"]),
+    ("model", &[], &["crc32fast", "serde", "serde_json", "thiserror", "time", "uuid", "zxcvbn", "ipnet"]),
     ("secret", &[], &["zeroize"]),
     (
         "crypto",
@@ -98,7 +98,9 @@ const CRATES: &[&str] = &[
     "tracing",
     "tracing_subscriber",
     "unicode_normalization",
+    "ipnet",
     "uuid",
+    "zxcvbn",
     "whoami",
     "zeroize",
 ];
