@@ -11,7 +11,7 @@ use super::{
     Group,
     credential::{Public, app, bearer_caller},
     edge::origin,
-    error::OAuthError,
+    error::{Answers, OAuthError, oauth_problem},
     form::{self, FORM},
     payload::JsonBody,
 };
@@ -124,6 +124,16 @@ enum Introspected {
     Answer(JsonBody<Introspection>),
 }
 
+struct RevocationRefusals;
+impl Answers for RevocationRefusals {
+    const STATUSES: &'static [u16] = &[400, 401, 429, 500, 503];
+}
+
+struct IntrospectionRefusals;
+impl Answers for IntrospectionRefusals {
+    const STATUSES: &'static [u16] = &[400, 401, 403, 429, 500, 503];
+}
+
 /// Revocation and introspection.
 pub(super) struct OAuthApi;
 
@@ -134,7 +144,12 @@ impl OAuthApi {
     /// RFC 7009. A refresh token ends its whole session, with the access tokens issued in it; an access token ends by
     /// itself. Only the client that a token was issued to can revoke it. A token that nobody knows is no error.
     #[oai(path = "/revoke", method = "post", operation_id = "revokeToken", tag = "Group::Tokens")]
-    async fn revoke(&self, _anybody: Public, request: &Request, form: Form) -> Result<Revoked, OAuthError> {
+    async fn revoke(
+        &self,
+        _anybody: Public,
+        request: &Request,
+        form: Form,
+    ) -> Result<Revoked, OAuthError<RevocationRefusals>> {
         app(request).revoke_token(form.client, form.token, origin(request)).await?;
         Ok(Revoked::Done)
     }
@@ -150,7 +165,7 @@ impl OAuthApi {
         _anybody: Public,
         request: &Request,
         form: Form,
-    ) -> Result<Introspected, OAuthError> {
+    ) -> Result<Introspected, OAuthError<IntrospectionRefusals>> {
         let asker = match bearer_caller(request).await? {
             Some(caller) => Asker::Caller(caller),
             None => Asker::Client(form.client),
@@ -199,7 +214,7 @@ impl<'a> ApiExtractor<'a> for Form {
         body: &mut RequestBody,
         _: ExtractParamOptions<()>,
     ) -> Result<Self> {
-        Ok(read_form(request, body).await.map_err(OAuthError)?)
+        read_form(request, body).await.map_err(oauth_problem)
     }
 }
 

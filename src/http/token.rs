@@ -11,7 +11,7 @@ use super::{
     Group,
     credential::{Public, app},
     edge::origin,
-    error::OAuthError,
+    error::{Answers, OAuthError, oauth_problem},
     form::{self, FORM},
     payload::JsonBody,
 };
@@ -102,6 +102,11 @@ enum TokenAnswer {
     ),
 }
 
+struct Refusals;
+impl Answers for Refusals {
+    const STATUSES: &'static [u16] = &[400, 401, 429, 500, 503];
+}
+
 /// The token endpoint.
 pub(super) struct TokenApi;
 
@@ -118,7 +123,7 @@ impl TokenApi {
         _anybody: Public,
         request: &Request,
         form: Form,
-    ) -> Result<TokenAnswer, OAuthError> {
+    ) -> Result<TokenAnswer, OAuthError<Refusals>> {
         let issued = app(request).issue_token(form.0, origin(request)).await?;
         #[expect(clippy::disallowed_methods, reason = "the token goes to whom it was issued")]
         let mut body = serde_json::json!({
@@ -157,7 +162,7 @@ impl<'a> ApiExtractor<'a> for Form {
         body: &mut RequestBody,
         _: ExtractParamOptions<()>,
     ) -> Result<Self> {
-        Ok(read_request(request, body).await.map(Self).map_err(OAuthError)?)
+        read_request(request, body).await.map(Self).map_err(oauth_problem)
     }
 }
 
