@@ -11,15 +11,21 @@ use poem::{
     Request, RequestBody,
     http::{HeaderMap, HeaderValue, header},
 };
+use poem_openapi::{
+    ApiExtractor, ApiExtractorType, ExtractParamOptions,
+    registry::{MetaMediaType, MetaRequest, Registry},
+    types::Type,
+};
 use zeroize::Zeroizing;
 
+use super::error::oauth_problem;
 use crate::{
     app::{Error, client::ClientCredentials},
     secret::Secret,
 };
 
 /// The media type of forms.
-pub(super) const FORM: &str = "application/x-www-form-urlencoded";
+const FORM: &str = "application/x-www-form-urlencoded";
 /// A longer form is not read: no parameter of ours needs more.
 const MAX_BODY: usize = 16 * 1024;
 /// How long a client may take to send its form.
@@ -45,7 +51,7 @@ impl Fields {
     }
 
     /// The client, as the header or the form names it: one way per request (RFC 6749 §2.3).
-    pub(super) fn client(&mut self, headers: &HeaderMap) -> Result<ClientCredentials, Error> {
+    fn client(&mut self, headers: &HeaderMap) -> Result<ClientCredentials, Error> {
         let in_form = ClientCredentials { id: self.text("client_id"), secret: self.secret("client_secret") };
         let mut values = headers.get_all(header::AUTHORIZATION).iter();
         let Some(value) = values.next() else { return Ok(in_form) };
@@ -71,8 +77,51 @@ impl Fields {
     }
 }
 
+/// A request that comes as a form.
+pub(super) trait FormRequest: Sized + Send {
+    /// What the specification says of it.
+    type Schema: Type;
+    /// Its parameters.
+    const PARAMETERS: &'static [&'static str];
+
+    /// From what was read.
+    fn of(fields: Fields, client: ClientCredentials) -> Self;
+}
+
+/// The form of a request, read.
+pub(super) struct Form<T>(pub(super) T);
+
+impl<'a, T: FormRequest> ApiExtractor<'a> for Form<T> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        T::Schema::register(registry);
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        let content = vec![MetaMediaType { content_type: FORM, schema: T::Schema::schema_ref() }];
+        Some(MetaRequest { description: None, content, required: true })
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        read_request(request, body).await.map(Self).map_err(oauth_problem)
+    }
+}
+
+async fn read_request<T: FormRequest>(request: &Request, body: &mut RequestBody) -> Result<T, Error> {
+    let mut fields = read(request, body, T::PARAMETERS).await?;
+    let client = fields.client(request.headers())?;
+    Ok(T::of(fields, client))
+}
+
 /// Reads the form of a request, as far as `parameters` go: others are ignored (RFC 6749 §3.2).
-pub(super) async fn read(
+async fn read(
     request: &Request,
     body: &mut RequestBody,
     parameters: &[&'static str],
