@@ -18,9 +18,10 @@ use poem_openapi::{
 };
 use zeroize::Zeroizing;
 
-use super::error::oauth_problem;
+use super::{credential::app, edge::origin, error::oauth_problem};
 use crate::{
     app::{Error, client::ClientCredentials},
+    model::Action,
     secret::Secret,
 };
 
@@ -30,8 +31,6 @@ const FORM: &str = "application/x-www-form-urlencoded";
 const MAX_BODY: usize = 16 * 1024;
 /// How long a client may take to send its form.
 const BODY_DEADLINE: Duration = Duration::from_secs(15);
-/// Parameters that may hold anything; the others have no control characters.
-const FREE: [&str; 1] = ["password"];
 
 /// The parameters of a form that have a value.
 #[derive(Debug, Default)]
@@ -84,6 +83,9 @@ pub(super) trait FormRequest: Sized + Send {
     /// Its parameters.
     const PARAMETERS: &'static [&'static str];
 
+    /// What is asked for: a form that cannot be read is written down as a refusal of that.
+    fn action(request: &Request) -> Action;
+
     /// From what was read.
     fn of(fields: Fields, client: ClientCredentials) -> Self;
 }
@@ -110,7 +112,13 @@ impl<'a, T: FormRequest> ApiExtractor<'a> for Form<T> {
         body: &mut RequestBody,
         _: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
-        read_request(request, body).await.map(Self).map_err(oauth_problem)
+        match read_request(request, body).await {
+            Ok(read) => Ok(Self(read)),
+            Err(error) => {
+                let refused = app(request).refuse(T::action(request), &origin(request), error).await;
+                Err(oauth_problem(refused))
+            }
+        }
     }
 }
 
@@ -164,7 +172,7 @@ fn parse(text: &str, parameters: &[&'static str]) -> Result<Fields, Error> {
             return Err(Error::Invalid(format!("the parameter {parameter} comes more than once")));
         }
         seen.push(parameter);
-        if !FREE.contains(&parameter) && value.chars().any(char::is_control) {
+        if value.chars().any(char::is_control) {
             return Err(Error::Invalid(format!("the parameter {parameter} has control characters")));
         }
         if !value.is_empty() {
@@ -217,7 +225,7 @@ mod tests {
         assert_eq!(form.text("password").as_deref(), Some("p+ q"));
         let bad =
             ["scope=a&scope=b", "scope=&scope=", "username=%", "username=%4", "username=%zz", "username=%ff"];
-        for bad in bad.into_iter().chain(["username=a%00", "scope=a%0d%0ab"]) {
+        for bad in bad.into_iter().chain(["username=a%00", "scope=a%0d%0ab", "password=a%00b"]) {
             assert!(parse(bad, &parameters).is_err(), "{bad}");
         }
     }

@@ -16,6 +16,7 @@ use crate::{
         client::ClientCredentials,
         revocation::{AccessClaims, Asker},
     },
+    model::Action,
     secret::Secret,
 };
 
@@ -191,6 +192,10 @@ struct TokenQuestion {
 impl FormRequest for TokenQuestion {
     type Schema = TokenQuestionSchema;
     const PARAMETERS: &'static [&'static str] = &["token", "token_type_hint", "client_id", "client_secret"];
+
+    fn action(request: &Request) -> Action {
+        if request.uri().path() == "/introspect" { Action::TokenIntrospect } else { Action::TokenRevoke }
+    }
 
     fn of(mut fields: Fields, client: ClientCredentials) -> Self {
         Self { token: fields.secret("token"), client }

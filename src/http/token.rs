@@ -11,7 +11,10 @@ use super::{
     form::{Fields, Form, FormRequest},
     payload::JsonBody,
 };
-use crate::app::{client::ClientCredentials, token::TokenRequest};
+use crate::{
+    app::{client::ClientCredentials, token::TokenRequest},
+    model::Action,
+};
 
 /// What `POST /token` takes.
 #[derive(Object)]
@@ -137,6 +140,10 @@ impl FormRequest for TokenRequest {
     type Schema = TokenRequestSchema;
     const PARAMETERS: &'static [&'static str] =
         &["grant_type", "username", "password", "refresh_token", "scope", "client_id", "client_secret"];
+
+    fn action(_: &Request) -> Action {
+        Action::TokenIssue
+    }
 
     fn of(mut fields: Fields, client: ClientCredentials) -> Self {
         Self {
