@@ -9,6 +9,7 @@ use std::fmt;
 use zeroize::Zeroizing;
 
 /// Secret text. Not `Clone`, `Display` or `Serialize`, on purpose: a second copy is made knowingly or not at all.
+/// It can be read from a request, and the way back does not exist.
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
@@ -36,6 +37,12 @@ impl Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[redacted]")
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Secret {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::new)
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::{App, Error, change::Change, principals::existing, session::not_a_principal};
+use super::{App, Error, after, change::Change, principals::existing, session::not_a_principal};
 use crate::{
     crypto,
     model::{
-        Action, Caller, Id, Listed, Network, Page, Principal, PrincipalName, Scope, ScopeSet, Timestamp,
-        TokenDigest, TokenKind,
+        Action, AuditEvent, Caller, Id, Listed, Network, Page, Principal, PrincipalName, Scope, ScopeSet,
+        Timestamp, TokenDigest, TokenKind,
     },
     secret::Secret,
     store::{
@@ -15,6 +15,10 @@ use crate::{
         api_keys::{self, ApiKeyRow},
     },
 };
+
+/// A longer lifetime is a mistake; without end is said by leaving it out.
+const LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
+const MOST_SOURCES: usize = 100;
 
 /// A new API key, which is shown this once.
 #[derive(Debug)]
@@ -47,6 +51,7 @@ impl App {
         owner: &PrincipalName,
         new: NewKey,
     ) -> Result<IssuedApiKey, Error> {
+        self.require(caller, Scope::Admin, Action::ApiKeyIssue, format!("api_key:of {owner}")).await?;
         let issued = self.draft_api_key(owner.clone(), new)?;
         let object = format!("api_key:{}", issued.row.id);
         let mut change = self.change(caller, Scope::Admin, Action::ApiKeyIssue, object).await?;
@@ -62,6 +67,8 @@ impl App {
     /// Makes an API key for the caller itself, which can do no more than the caller's own token.
     pub async fn issue_own_api_key(&self, caller: &Caller, new: NewKey) -> Result<IssuedApiKey, Error> {
         let owner: PrincipalName = caller.name.parse().map_err(|_| not_a_principal())?;
+        let event = AuditEvent::by(caller, Action::ApiKeyIssue).on(format!("api_key:of {owner}"));
+        self.authorise_own(caller, &event).await?;
         let issued = self.draft_api_key(owner.clone(), new)?;
         if !issued.row.scope.is_subset_of(caller.scopes) {
             return Err(Error::Forbidden(
@@ -82,6 +89,14 @@ impl App {
     fn draft_api_key(&self, principal: PrincipalName, new: NewKey) -> Result<IssuedApiKey, Error> {
         if new.label.len() > 100 || new.label.chars().any(char::is_control) {
             return Err(Error::Invalid("a label has at most 100 bytes and no control characters".to_owned()));
+        }
+        if new.lifetime.is_some_and(|lifetime| lifetime.is_zero() || lifetime > LONGEST) {
+            return Err(Error::Invalid("an API key lasts from a second to a hundred years".to_owned()));
+        }
+        if new.sources.as_ref().is_some_and(|sources| sources.is_empty() || sources.len() > MOST_SOURCES) {
+            return Err(Error::Invalid(
+                "name from 1 to 100 networks, or none at all for anywhere".to_owned(),
+            ));
         }
         let (api_key, digest) = crypto::generate_token(TokenKind::ApiKey, &*self.surroundings.entropy);
         let now = self.now();
@@ -106,9 +121,7 @@ impl App {
         owner: Option<&PrincipalName>,
         page: &Page,
     ) -> Result<Listed<ApiKeyRow>, Error> {
-        if !caller.may(Scope::Admin) {
-            return Err(Error::InsufficientScope(Scope::Admin));
-        }
+        self.require(caller, Scope::Admin, Action::AdminRead, "api_keys").await?;
         let mut db = self.store.read().await?;
         let owner = match owner {
             Some(name) => Some(existing(&mut db, name).await?.id),
@@ -119,7 +132,7 @@ impl App {
 
     /// The caller's own API keys.
     pub async fn own_api_keys(&self, caller: &Caller, page: &Page) -> Result<Listed<ApiKeyRow>, Error> {
-        let owner = caller.own_id().ok_or_else(not_a_principal)?;
+        let owner = self.own(caller, "api_keys").await?;
         listed(&mut self.store.read().await?, Some(owner), page).await
     }
 
@@ -156,9 +169,7 @@ async fn insert(change: &mut Change<'_>, issued: &IssuedApiKey, owner: &Principa
 }
 
 async fn listed(db: &mut Connection, owner: Option<Id>, page: &Page) -> Result<Listed<ApiKeyRow>, Error> {
-    let after = page.after.as_deref().map(str::parse).transpose();
-    let after = after.map_err(|_| Error::Invalid("`after` is not from this list".to_owned()))?;
-    let found = api_keys::list(db, owner, after, page.and_one().limit).await?;
+    let found = api_keys::list(db, owner, after(page)?, page.and_one().limit).await?;
     Ok(Listed::of(found, page, |key| key.id.to_string()))
 }
 

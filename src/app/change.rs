@@ -5,9 +5,9 @@
 
 use std::ops;
 
-use super::{App, Error};
+use super::{App, Error, session::not_a_principal};
 use crate::{
-    model::{Action, AuditEvent, Caller, CredentialKind, Scope, ScopeSet},
+    model::{Action, AuditEvent, Caller, CredentialKind, Id, Scope, ScopeSet},
     store::{Tx, audit_events},
 };
 
@@ -44,13 +44,31 @@ impl App {
         object: String,
     ) -> Result<Change<'_>, Error> {
         let event = AuditEvent::by(caller, action).on(object);
-        let allowed = caller.credential == CredentialKind::AccessToken
-            && (caller.scopes != ScopeSet::of(&[Scope::PasswordChange]) || action == Action::UserSetPassword);
-        if !allowed {
-            self.book.record(event.denied("forbidden")).await?;
-            return Err(Error::Forbidden("this needs an access token from a full login".to_owned()));
-        }
+        self.authorise_own(caller, &event).await?;
         Ok(Change { app: self, tx: self.store.begin().await?, event })
+    }
+
+    /// Refuses, and writes down the refusal, unless the caller may make this change to what is its own.
+    pub(super) async fn authorise_own(&self, caller: &Caller, event: &AuditEvent) -> Result<(), Error> {
+        let allowed = caller.credential == CredentialKind::AccessToken
+            && (caller.scopes != ScopeSet::of(&[Scope::PasswordChange])
+                || event.action == Action::UserSetPassword);
+        if allowed {
+            return Ok(());
+        }
+        self.book.record(event.clone().denied("forbidden")).await?;
+        Err(Error::Forbidden("this needs an access token from a full login".to_owned()))
+    }
+
+    /// Who looks at what is its own: any credential will do, but not a one-time password.
+    pub(super) async fn own(&self, caller: &Caller, object: &str) -> Result<Id, Error> {
+        let id = caller.own_id().ok_or_else(not_a_principal)?;
+        if caller.scopes == ScopeSet::of(&[Scope::PasswordChange]) {
+            let event = AuditEvent::by(caller, Action::OwnRead).on(object);
+            self.book.record(event.denied("forbidden")).await?;
+            return Err(Error::Forbidden("change the one-time password first".to_owned()));
+        }
+        Ok(id)
     }
 }
 

@@ -2,24 +2,31 @@
 
 use std::collections::BTreeSet;
 
-use super::{App, Error, change::Change, principals, projects};
+use super::{App, Error, after_pair, change::Change, principals, projects};
 use crate::{
-    model::{Action, AuditEvent, Caller, Grant, Principal, PrincipalName, ProjectName, Provider, Scope},
+    model::{
+        Action, AuditEvent, Caller, Grant, Listed, Page, Principal, PrincipalName, ProjectName, Provider,
+        Scope,
+    },
     store::grants,
 };
 
 impl App {
-    /// All grants, or those on one project. Needs `admin`.
-    pub async fn grants(&self, caller: &Caller, project: Option<&ProjectName>) -> Result<Vec<Grant>, Error> {
-        if !caller.may(Scope::Admin) {
-            return Err(Error::InsufficientScope(Scope::Admin));
-        }
+    /// Grants, all or those on one project, by project and principal. Needs `admin`.
+    pub async fn grants(
+        &self,
+        caller: &Caller,
+        project: Option<&ProjectName>,
+        page: &Page,
+    ) -> Result<Listed<Grant>, Error> {
+        self.require(caller, Scope::Admin, Action::AdminRead, "grants").await?;
         let mut db = self.store.read().await?;
         let project = match project {
             Some(name) => Some(projects::existing(&mut db, name).await?.id),
             None => None,
         };
-        Ok(grants::list(&mut db, project).await?)
+        let found = grants::list(&mut db, project, after_pair(page)?, page.and_one().limit).await?;
+        Ok(Listed::of(found, page, |grant| format!("{}/{}", grant.project, grant.principal)))
     }
 
     /// Grants a principal the keys of a project: all of them, or only those of `providers`. Needs `admin`.
@@ -35,6 +42,11 @@ impl App {
             self.change(caller, Scope::Admin, Action::GrantSet, object(principal, project)).await?;
         change.event = change.event.clone().version(covered(providers));
         let result = async {
+            if providers.is_some_and(BTreeSet::is_empty) {
+                return Err(Error::Invalid(
+                    "name at least one provider, or say that all are meant".to_owned(),
+                ));
+            }
             let principal = principals::existing(&mut change, principal).await?.id;
             let project = projects::existing(&mut change, project).await?.id;
             Ok(grants::put(&mut change, principal, project, providers, now).await?)

@@ -28,14 +28,19 @@ pub mod token;
 mod upkeep;
 pub mod users;
 
-use std::{sync::Arc, time::Duration};
+use std::{str::FromStr, sync::Arc, time::Duration};
 
 pub use authenticate::Presented;
 pub use error::{Cause, Error};
 
+pub use crate::store::audit_events::Filter as AuditFilter;
+
 use crate::{
     crypto::{jwt::Algorithm, keyring::Keyring, password::PasswordPool},
-    model::{AuditEvent, Caller, Clock, Entropy, Id, PasswordPolicy, Scope, Timestamp, audit::RecordedEvent},
+    model::{
+        Action, AuditEvent, Caller, Clock, Entropy, Id, Listed, Page, PasswordPolicy, Scope, Timestamp,
+        audit::{Position, RecordedEvent},
+    },
     store::{Store, audit_events},
 };
 
@@ -116,21 +121,50 @@ impl App {
         Err(Error::InsufficientScope(scope))
     }
 
-    /// The newest events of the book. Needs `audit:read`.
+    /// The same for what only reads, or has work to do before its change begins.
+    async fn require(
+        &self,
+        caller: &Caller,
+        scope: Scope,
+        action: Action,
+        object: impl Into<String>,
+    ) -> Result<(), Error> {
+        self.authorise(caller, scope, &AuditEvent::by(caller, action).on(object)).await
+    }
+
+    /// A name or identifier out of an address. A text that can be none is answered like one that nothing has, and only
+    /// to those who may know what there is.
+    pub async fn named<T: FromStr>(
+        &self,
+        caller: &Caller,
+        scope: Scope,
+        action: Action,
+        text: &str,
+    ) -> Result<T, Error> {
+        if let Ok(name) = text.parse() {
+            return Ok(name);
+        }
+        self.require(caller, scope, action, "malformed").await?;
+        Err(Error::NotFound("there is nothing of that name".to_owned()))
+    }
+
+    /// The events of the book, newest first. Needs `audit:read`.
     pub async fn audit_events(
         &self,
         caller: &Caller,
         filter: audit_events::Filter,
-        limit: i64,
-    ) -> Result<Vec<RecordedEvent>, Error> {
-        if !caller.may(Scope::AuditRead) {
-            return Err(Error::InsufficientScope(Scope::AuditRead));
-        }
-        Ok(audit_events::newest(&mut self.store.read().await?, filter, limit).await?)
+        page: &Page,
+    ) -> Result<Listed<RecordedEvent>, Error> {
+        self.require(caller, Scope::AuditRead, Action::AuditRead, "audit_events").await?;
+        let bounds = [after::<Position>(page)?, filter.until.map(Position::of)];
+        let before = bounds.into_iter().flatten().min().unwrap_or(Position::newest());
+        let mut db = self.store.read().await?;
+        let found = audit_events::newest(&mut db, filter, before, page.and_one().limit).await?;
+        Ok(Listed::of(found, page, |event| event.position().to_string()))
     }
 
     /// The server starts or stops: worth a line, because a gap in the book should have a reason.
-    pub async fn record_lifecycle(&self, caller: &Caller, action: crate::model::Action) -> Result<(), Error> {
+    pub async fn record_lifecycle(&self, caller: &Caller, action: Action) -> Result<(), Error> {
         self.book.record(AuditEvent::by(caller, action)).await
     }
 
@@ -143,6 +177,21 @@ impl App {
 impl Surroundings {
     fn new_id(&self) -> Id {
         Id::generate(self.clock.now(), &*self.entropy)
+    }
+}
+
+/// Where a page of a list begins.
+fn after<T: FromStr>(page: &Page) -> Result<Option<T>, Error> {
+    let after = page.after.as_deref().map(str::parse).transpose();
+    after.map_err(|_| Error::Invalid("`after` is not from this list".to_owned()))
+}
+
+/// The same in a list that is sorted by two names.
+fn after_pair(page: &Page) -> Result<Option<(String, String)>, Error> {
+    let pair = |text: &String| text.split_once('/').map(|(a, b)| (a.to_owned(), b.to_owned()));
+    match page.after.as_ref().map(pair) {
+        Some(None) => Err(Error::Invalid("`after` is not from this list".to_owned())),
+        found => Ok(found.flatten()),
     }
 }
 

@@ -2,10 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use super::{App, Error, change::Change};
+use super::{App, Error, change::Change, session::not_a_principal};
 use crate::{
-    model::{Action, Caller, GrantType, Listed, Page, Principal, PrincipalKind, PrincipalName, Role, Scope},
-    store::{Connection, principals, token_families},
+    model::{
+        Action, Caller, GrantType, Id, Listed, Page, Principal, PrincipalKind, PrincipalName, Role, Scope,
+        ScopeSet,
+    },
+    store::{
+        Connection,
+        grants::{self, Granted},
+        principals, token_families,
+    },
 };
 
 /// What to change of a principal; `None` leaves it as it is.
@@ -19,7 +26,38 @@ pub struct Patch {
     pub grant_types: Option<BTreeSet<GrantType>>,
 }
 
+/// Who a caller is, and what they may do.
+#[derive(Debug, serde::Serialize)]
+pub struct Identity {
+    /// The principal's identifier, the `sub` of its access tokens.
+    pub id: Id,
+    /// Person or machine.
+    pub kind: PrincipalKind,
+    /// The name.
+    pub name: PrincipalName,
+    /// What the principal may ask for at most.
+    pub role: Role,
+    /// What was shown.
+    pub credential: &'static str,
+    /// What it allows.
+    #[serde(serialize_with = "crate::model::scope::as_text")]
+    pub scope: ScopeSet,
+    /// Which keys the principal may fetch.
+    pub grants: Vec<Granted>,
+}
+
 impl App {
+    /// Who the caller is: whatever the credential, it may know that.
+    pub async fn own_identity(&self, caller: &Caller) -> Result<Identity, Error> {
+        let id = caller.own_id().ok_or_else(not_a_principal)?;
+        let mut db = self.store.read().await?;
+        let Principal { kind, name, role, .. } =
+            principals::by_id(&mut db, id).await?.ok_or(Error::CredentialInvalid)?;
+        let grants = grants::of_principal(&mut db, id).await?;
+        let (credential, scope) = (caller.credential.as_str(), caller.scopes);
+        Ok(Identity { id, kind, name, role, credential, scope, grants })
+    }
+
     /// Users, or service accounts, by name. Needs `admin`.
     pub async fn principals(
         &self,
@@ -27,9 +65,7 @@ impl App {
         kind: PrincipalKind,
         page: &Page,
     ) -> Result<Listed<Principal>, Error> {
-        if !caller.may(Scope::Admin) {
-            return Err(Error::InsufficientScope(Scope::Admin));
-        }
+        self.require(caller, Scope::Admin, Action::AdminRead, format!("{}s", kind.as_str())).await?;
         let found = principals::list(&mut self.store.read().await?, kind, &page.and_one()).await?;
         Ok(Listed::of(found, page, |principal| principal.name.to_string()))
     }
@@ -41,20 +77,18 @@ impl App {
         kind: PrincipalKind,
         name: &PrincipalName,
     ) -> Result<Principal, Error> {
-        if !caller.may(Scope::Admin) {
-            return Err(Error::InsufficientScope(Scope::Admin));
-        }
+        self.require(caller, Scope::Admin, Action::AdminRead, object(kind, name)).await?;
         of_kind(&mut self.store.read().await?, kind, name).await
     }
 
-    /// Changes a principal, if it still has the version that `expected` names. Needs `admin`.
+    /// Changes a principal, if it still has one of the versions that `expected` names. Needs `admin`.
     pub async fn update_principal(
         &self,
         caller: &Caller,
         kind: PrincipalKind,
         name: &PrincipalName,
         patch: Patch,
-        expected: Option<i64>,
+        expected: Option<&[i64]>,
     ) -> Result<Principal, Error> {
         let action = match (patch.disabled, &patch.role, &patch.grant_types) {
             (Some(true), None, None) => Action::PrincipalDisable,
@@ -75,10 +109,10 @@ impl App {
         kind: PrincipalKind,
         name: &PrincipalName,
         patch: Patch,
-        expected: Option<i64>,
+        expected: Option<&[i64]>,
     ) -> Result<Principal, Error> {
         let before = of_kind(change, kind, name).await?;
-        if expected.is_some_and(|version| version != before.version) {
+        if expected.is_some_and(|versions| !versions.contains(&before.version)) {
             return Err(Error::Changed);
         }
         let mut after = before.clone();

@@ -2,17 +2,22 @@
 
 use super::{App, Error};
 use crate::{
-    model::{Action, Caller, Project, ProjectName, Scope},
+    model::{Action, Caller, Listed, Page, Project, ProjectName, Scope},
     store::{Connection, StoreError, projects},
 };
 
 impl App {
-    /// All projects. Needs `admin`.
-    pub async fn projects(&self, caller: &Caller) -> Result<Vec<Project>, Error> {
-        if !caller.may(Scope::Admin) {
-            return Err(Error::InsufficientScope(Scope::Admin));
-        }
-        Ok(projects::list(&mut self.store.read().await?).await?)
+    /// Projects, by name. Needs `admin`.
+    pub async fn projects(&self, caller: &Caller, page: &Page) -> Result<Listed<Project>, Error> {
+        self.require(caller, Scope::Admin, Action::AdminRead, "projects").await?;
+        let found = projects::list(&mut self.store.read().await?, &page.and_one()).await?;
+        Ok(Listed::of(found, page, |project| project.name.to_string()))
+    }
+
+    /// One project. Needs `admin`.
+    pub async fn project(&self, caller: &Caller, name: &ProjectName) -> Result<Project, Error> {
+        self.require(caller, Scope::Admin, Action::AdminRead, format!("project:{name}")).await?;
+        existing(&mut self.store.read().await?, name).await
     }
 
     /// Makes a project. Needs `admin`.

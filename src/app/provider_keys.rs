@@ -1,28 +1,65 @@
 //! The upstream keys of a project: set (a new version), listed without their values, deleted.
 
-use super::{App, Error, change::Change, llm_keys::version_place, projects};
+use super::{App, Error, after_pair, change::Change, llm_keys::version_place, projects};
 use crate::{
-    model::{Action, Caller, Id, ProjectName, Provider, Scope, provider},
+    model::{Action, Caller, Id, Listed, Page, ProjectName, Provider, Scope, provider},
     secret::Secret,
-    store::provider_keys::{self, ProviderKeyRow},
+    store::provider_keys::{self, ProviderKeyRow, StoredKey},
 };
 
+/// A provider key as it may be shown.
+#[derive(Debug, serde::Serialize)]
+pub struct ShownKey {
+    /// Everything but the key.
+    #[serde(flatten)]
+    pub row: ProviderKeyRow,
+    /// The environment variable in which the provider's SDK looks for it.
+    pub env: String,
+    /// Recognises a key without showing any of it: a keyed digest that only this desk can compute.
+    pub fingerprint: String,
+}
+
 impl App {
-    /// All provider keys, or one project's, without their values. Needs `llm-keys:write`.
+    /// Provider keys, all or one project's, without their values. Needs `llm-keys:write`.
     pub async fn provider_keys(
         &self,
         caller: &Caller,
         project: Option<&ProjectName>,
-    ) -> Result<Vec<ProviderKeyRow>, Error> {
-        if !caller.may(Scope::LlmKeysWrite) {
-            return Err(Error::InsufficientScope(Scope::LlmKeysWrite));
-        }
+        page: &Page,
+    ) -> Result<Listed<ShownKey>, Error> {
+        self.require(caller, Scope::LlmKeysWrite, Action::AdminRead, "provider_keys").await?;
         let mut db = self.store.read().await?;
         let project = match project {
             Some(name) => Some(projects::existing(&mut db, name).await?.id),
             None => None,
         };
-        Ok(provider_keys::list(&mut db, project).await?)
+        let found = provider_keys::list(&mut db, project, after_pair(page)?, page.and_one().limit).await?;
+        drop(db);
+        let shown: Result<Vec<_>, _> = found.into_iter().map(|stored| self.shown(stored)).collect();
+        Ok(Listed::of(shown?, page, |key| format!("{}/{}", key.row.project, key.row.provider)))
+    }
+
+    /// One provider key, without its value. Needs `llm-keys:write`.
+    pub async fn provider_key(
+        &self,
+        caller: &Caller,
+        project: &ProjectName,
+        provider: &Provider,
+    ) -> Result<ShownKey, Error> {
+        self.require(caller, Scope::LlmKeysWrite, Action::AdminRead, object(project, provider)).await?;
+        let mut db = self.store.read().await?;
+        let id = projects::existing(&mut db, project).await?.id;
+        let stored = provider_keys::stored(&mut db, id, provider).await?;
+        drop(db);
+        self.shown(stored.ok_or_else(|| no_key(project, provider))?)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a keyed digest of the key is shown, not the key")]
+    fn shown(&self, stored: StoredKey) -> Result<ShownKey, Error> {
+        let key = self.open_version(stored.version_id, &stored.sealed)?;
+        let mac = self.keyring.mac("provider key fingerprint", key.expose().as_bytes());
+        let env = stored.row.provider.env_variable();
+        Ok(ShownKey { row: stored.row, env, fingerprint: super::hex(&mac[..4]) })
     }
 
     /// Sets a provider's key in a project and tells the number of its version. Needs `llm-keys:write`.
@@ -34,9 +71,10 @@ impl App {
         provider: &Provider,
         key: &Secret,
     ) -> Result<i64, Error> {
+        let object = object(project, provider);
+        self.require(caller, Scope::LlmKeysWrite, Action::ProviderKeySet, object.as_str()).await?;
         provider::check_key_text(key.expose())
             .map_err(|error| Error::Invalid(format!("not a provider key: {error}")))?;
-        let object = object(project, provider);
         let mut change = self.change(caller, Scope::LlmKeysWrite, Action::ProviderKeySet, object).await?;
         let result = async {
             let project = projects::existing(&mut change, project).await?.id;
@@ -86,13 +124,16 @@ impl App {
         let result = async {
             let project_id = projects::existing(&mut change, project).await?.id;
             let row = provider_keys::find(&mut change, project_id, provider).await?;
-            let row =
-                row.ok_or_else(|| Error::NotFound(format!("project {project} has no key of {provider}")))?;
+            let row = row.ok_or_else(|| no_key(project, provider))?;
             Ok(provider_keys::delete(&mut change, row.id).await?)
         };
         let result = result.await;
         change.finish(result).await
     }
+}
+
+fn no_key(project: &ProjectName, provider: &Provider) -> Error {
+    Error::NotFound(format!("project {project} has no key of {provider}"))
 }
 
 /// How the book names a provider key.

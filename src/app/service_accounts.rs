@@ -22,6 +22,9 @@ use crate::{
     },
 };
 
+/// For how long an old client secret can stay valid beside a new one.
+const LONGEST_OVERLAP: Duration = Duration::from_hours(365 * 24);
+
 /// The label of the API key that is made with a service account.
 const FIRST_KEY: &str = "first";
 
@@ -52,13 +55,14 @@ impl App {
         role: Role,
         projects: &[ProjectName],
     ) -> Result<NewServiceAccount, Error> {
+        let object = object(PrincipalKind::ServiceAccount, &name);
+        self.require(caller, Scope::Admin, Action::ServiceAccountCreate, object.as_str()).await?;
         reserved(&name)?;
         let entropy = &*self.surroundings.entropy;
         let (client_secret, secret) = crypto::generate_token(TokenKind::ClientSecret, entropy);
         let (token, key) = crypto::generate_token(TokenKind::ApiKey, entropy);
         let first = FirstCredentials { secret, key, secret_id: self.new_id(), key_id: self.new_id() };
         let account = self.service_account(name, role);
-        let object = object(PrincipalKind::ServiceAccount, &account.name);
         let mut change = self.change(caller, Scope::Admin, Action::ServiceAccountCreate, object).await?;
         let result = insert_account(&mut change, caller, &account, first, projects).await;
         change.finish(result).await?;
@@ -83,6 +87,9 @@ impl App {
         let object = object(PrincipalKind::ServiceAccount, name);
         let mut change = self.change(caller, Scope::Admin, Action::ClientSecretRotate, object).await?;
         let result = async {
+            if overlap > LONGEST_OVERLAP {
+                return Err(Error::Invalid("secrets can overlap for a year at most".to_owned()));
+            }
             let account = of_kind(&mut change, PrincipalKind::ServiceAccount, name).await?;
             client_secrets::expire(&mut change, account.id, now.plus(overlap), now).await?;
             Ok(client_secrets::insert(&mut change, id, account.id, digest, now).await?)

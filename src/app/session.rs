@@ -7,11 +7,12 @@
 
 use std::time::Duration;
 
-use super::{App, Error, token::IssuedToken};
+use super::{App, Error, after, token::IssuedToken};
 use crate::{
     crypto,
     model::{
-        Action, AuditEvent, Caller, CredentialKind, GrantType, Id, Outcome, Principal, ScopeSet, TokenKind,
+        Action, AuditEvent, Caller, CredentialKind, GrantType, Id, Listed, Outcome, Page, Principal,
+        ScopeSet, TokenKind,
     },
     secret::Secret,
     store::{
@@ -176,9 +177,12 @@ impl App {
     }
 
     /// The caller's sessions that are alive, newest first.
-    pub async fn own_sessions(&self, caller: &Caller) -> Result<Vec<Family>, Error> {
-        let principal = caller.own_id().ok_or_else(not_a_principal)?;
-        Ok(token_families::alive(&mut self.store.read().await?, principal, self.now()).await?)
+    pub async fn own_sessions(&self, caller: &Caller, page: &Page) -> Result<Listed<Family>, Error> {
+        let principal = self.own(caller, "sessions").await?;
+        let (after, limit) = (after(page)?, page.and_one().limit);
+        let mut db = self.store.read().await?;
+        let found = token_families::alive(&mut db, principal, self.now(), after, limit).await?;
+        Ok(Listed::of(found, page, |family| family.id.to_string()))
     }
 
     /// Ends one of the caller's sessions with everything issued in it.

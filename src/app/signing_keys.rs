@@ -152,6 +152,7 @@ impl App {
         caller: &Caller,
         emergency: bool,
     ) -> Result<SigningKeyInfo, Error> {
+        self.require(caller, Scope::Admin, Action::SigningKeyCreate, "signing_keys").await?;
         let now = self.now();
         let waiting = self.signing_keys.keys().iter().any(|key| key.activates_at > now);
         if waiting && !emergency {
@@ -204,9 +205,7 @@ impl App {
 
     /// The signing keys, newest first. Needs `admin`.
     pub async fn signing_keys(&self, caller: &Caller) -> Result<Vec<SigningKeyInfo>, Error> {
-        if !caller.may(Scope::Admin) {
-            return Err(Error::InsufficientScope(Scope::Admin));
-        }
+        self.require(caller, Scope::Admin, Action::AdminRead, "signing_keys").await?;
         let now = self.now();
         let rows = keys::signing_keys(&mut self.store.read().await?).await?;
         let active = rows.iter().find(|row| {

@@ -95,6 +95,9 @@ impl App {
         if !account.grant_types.contains(&GrantType::ClientCredentials) {
             return Err(Error::UnauthorizedClient);
         }
+        if !scopes.is_subset_of(account.role.scopes()) {
+            return Err(Error::InvalidScope);
+        }
         let token = self.sign(&account, account.name.as_str(), scopes, None)?;
         self.book.record(event.clone().version(token.scope)).await?;
         Ok(token)

@@ -47,10 +47,11 @@ const ONE_TIME_PASSWORD: Duration = Duration::from_hours(24);
 impl App {
     /// Makes a user. Needs `admin`.
     pub async fn create_user(&self, caller: &Caller, new: NewUser) -> Result<Principal, Error> {
+        let object = object(PrincipalKind::User, &new.name);
+        self.require(caller, Scope::Admin, Action::UserCreate, object.as_str()).await?;
         reserved(&new.name)?;
         let hash = self.hash_new_password(&new.name, new.password).await?;
         let user = Principal::new(self.new_id(), PrincipalKind::User, new.name, new.role, self.now());
-        let object = object(PrincipalKind::User, &user.name);
         let mut change = self.change(caller, Scope::Admin, Action::UserCreate, object).await?;
         let result = insert_user(&mut change, caller, &user, hash, &new.projects).await;
         change.finish(result).await?;
@@ -64,6 +65,8 @@ impl App {
         name: &PrincipalName,
         password: Secret,
     ) -> Result<(), Error> {
+        self.require(caller, Scope::Admin, Action::UserSetPassword, object(PrincipalKind::User, name))
+            .await?;
         let hash = self.hash_new_password(name, password).await?;
         self.store_password(caller, name, hash, None).await
     }
@@ -75,6 +78,8 @@ impl App {
         caller: &Caller,
         name: &PrincipalName,
     ) -> Result<OneTimePassword, Error> {
+        self.require(caller, Scope::Admin, Action::UserSetPassword, object(PrincipalKind::User, name))
+            .await?;
         let password =
             generate_password(self.settings.password_policy.min_length, &*self.surroundings.entropy);
         let hash = self.passwords.hash(Secret::new(password.expose())).await?;
@@ -107,14 +112,16 @@ impl App {
         let (Some(id), Ok(name)) = (caller.own_id(), caller.name.parse::<PrincipalName>()) else {
             return Err(not_a_principal());
         };
-        let mut event = AuditEvent::by(caller, Action::UserSetPassword);
+        let object = object(PrincipalKind::User, &name);
+        let mut event = AuditEvent::by(caller, Action::UserSetPassword).on(object.as_str());
+        self.authorise_own(caller, &event).await?;
         if let Err(error) = self.check_own_password(&name, old, &mut event).await {
             let reason = event.reason.clone().unwrap_or_else(|| error.code().to_owned());
             self.book.record(event.denied(reason)).await?;
             return Err(error);
         }
         let hash = self.hash_new_password(&name, new).await?;
-        let (object, now) = (object(PrincipalKind::User, &name), self.now());
+        let now = self.now();
         let mut change = self.own_change(caller, Action::UserSetPassword, object).await?;
         let result = async {
             principals::set_password_hash(&mut change, id, hash, None).await?;

@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use clap::{Subcommand, builder::PossibleValuesParser};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-
 use super::{desk::Desk, failure::Failure, output};
 use crate::{
-    model::{Clock as _, Outcome, SystemClock, Timestamp, audit::RecordedEvent},
+    model::{Clock as _, Outcome, Page, SystemClock, Timestamp, audit::RecordedEvent},
     store::audit_events::Filter,
 };
+use clap::{Subcommand, builder::PossibleValuesParser};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -61,22 +59,21 @@ fn since(text: &str) -> Result<Since, String> {
     if let Ok(duration) = humantime::parse_duration(text) {
         return Ok(Since::Ago(duration));
     }
-    let moment = OffsetDateTime::parse(text, &Rfc3339).ok();
-    let micros = moment.and_then(|moment| i64::try_from(moment.unix_timestamp_nanos() / 1_000).ok());
-    micros.map(|micros| Since::Moment(Timestamp::from_micros(micros))).ok_or_else(|| {
+    text.parse().map(Since::Moment).map_err(|_| {
         "neither a length of time such as 24h nor a moment such as 2026-01-31T12:00:00Z".to_owned()
     })
 }
 
 fn outcome() -> PossibleValuesParser {
-    PossibleValuesParser::new([Outcome::Allowed, Outcome::Denied, Outcome::Failed].map(Outcome::as_str))
+    PossibleValuesParser::new(Outcome::ALL.map(Outcome::as_str))
 }
 
 pub(super) async fn run(desk: &Desk, command: Command) -> Result<(), Failure> {
     let Command::List { limit, principal, action, outcome, since } = command;
     let since = since.map(|since| since.moment(SystemClock.now()));
-    let filter = Filter { actor: principal, action, outcome, since };
-    let events = desk.app.audit_events(&desk.caller, filter, i64::from(limit)).await?;
+    let filter = Filter { actor: principal, action, outcome, since, until: None };
+    let page = Page { limit: i64::from(limit), after: None };
+    let events = desk.app.audit_events(&desk.caller, filter, &page).await?.items;
     desk.out.list(&events, ["time (utc)", "outcome", "actor", "action", "object"], |event| {
         [
             output::second(event.at),

@@ -6,7 +6,7 @@ use clap::Subcommand;
 use serde::Serialize;
 
 use super::{desk::Desk, failure::Failure, output};
-use crate::model::{PrincipalName, ProjectName, Provider};
+use crate::model::{Page, PrincipalName, ProjectName, Provider};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -58,7 +58,7 @@ pub(super) async fn run(desk: &Desk, command: Command) -> Result<(), Failure> {
             out.object(&granted, format_args!("{principal} may fetch from {project}: {}", covered(providers)))
         }
         Command::List { project } => {
-            let grants = app.grants(caller, project.as_ref()).await?;
+            let grants = app.grants(caller, project.as_ref(), &Page::all()).await?.items;
             out.list(&grants, ["principal", "project", "providers", "since (utc)"], |grant| {
                 let providers = covered(grant.providers.as_ref());
                 [

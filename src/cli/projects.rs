@@ -3,7 +3,7 @@
 use clap::Subcommand;
 
 use super::{desk::Desk, failure::Failure, output};
-use crate::model::ProjectName;
+use crate::model::{Page, ProjectName};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -32,7 +32,7 @@ pub(super) async fn run(desk: &Desk, command: Command) -> Result<(), Failure> {
             out.object(&project, format_args!("project {} is made", project.name))
         }
         Command::List => {
-            let projects = app.projects(caller).await?;
+            let projects = app.projects(caller, &Page::all()).await?.items;
             out.list(&projects, ["name", "created (utc)"], |project| {
                 [project.name.to_string(), output::minute(project.created_at)]
             })

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{desk::Desk, failure::Failure, output, prompt};
 use crate::{
-    model::{ProjectName, Provider, Timestamp},
+    model::{Page, ProjectName, Provider, Timestamp},
     store::provider_keys::ProviderKeyRow,
 };
 
@@ -80,8 +80,8 @@ pub(super) async fn run(desk: &Desk, command: Command) -> Result<(), Failure> {
             out.object(&made, format_args!("{provider} in project {project} is at version {version}"))
         }
         Command::List { project } => {
-            let rows = app.provider_keys(caller, project.as_ref()).await?;
-            let keys: Vec<Shown<'_>> = rows.iter().map(Shown::from).collect();
+            let rows = app.provider_keys(caller, project.as_ref(), &Page::all()).await?.items;
+            let keys: Vec<Shown<'_>> = rows.iter().map(|key| Shown::from(&key.row)).collect();
             out.list(&keys, ["project", "provider", "env", "version", "created", "updated (utc)"], |key| {
                 let (created, updated) = (output::day(key.created_at), output::minute(key.updated_at));
                 let (project, provider) = (key.project.to_string(), key.provider.to_string());

@@ -151,7 +151,7 @@ struct Shown<'a> {
 
 async fn show(desk: &Desk, name: &PrincipalName) -> Result<(), Failure> {
     let principal = desk.app.principal(&desk.caller, KIND, name).await?;
-    let mut grants = desk.app.grants(&desk.caller, None).await?;
+    let mut grants = desk.app.grants(&desk.caller, None, &Page::all()).await?.items;
     grants.retain(|grant| grant.principal == *name);
     let api_keys = desk.app.api_keys(&desk.caller, Some(name), &Page::all()).await?.items;
     let mut text = format!(

@@ -23,7 +23,6 @@ use crate::{
 
 /// Scopes, for the specification.
 #[derive(OAuthScopes)]
-#[expect(dead_code, reason = "those that no operation asks for yet are described all the same")]
 pub(super) enum Scopes {
     /// Fetch the provider keys you are granted. The default.
     #[oai(rename = "llm-keys:read")]

@@ -250,6 +250,9 @@ fn framework_detail(status: StatusCode) -> &'static str {
         StatusCode::METHOD_NOT_ALLOWED => "this resource does not have this method; see the Allow header",
         StatusCode::UNSUPPORTED_MEDIA_TYPE => "the body has the wrong media type",
         StatusCode::PAYLOAD_TOO_LARGE => "the body is too large",
+        StatusCode::PRECONDITION_REQUIRED => {
+            "say with If-Match which version you have read: the ETag you were given with it"
+        }
         status if status.is_server_error() => "the desk made a mistake; it is in the log",
         _ => "the request is malformed",
     }
@@ -287,9 +290,12 @@ fn description(status: u16) -> &'static str {
         400 => "The request breaks a rule; the body says which.",
         401 => "No credential, or one that is not valid.",
         403 => "The credential lacks the scope, or there is no grant.",
-        404 => "There is no such thing among those you are granted.",
+        404 => "There is no such thing, as far as you may know.",
         409 => "The state of things does not allow it; the body says why.",
         412 => "It has changed since you read it.",
+        413 => "The body is longer than 64 KiB.",
+        415 => "The body is not `application/json`.",
+        428 => "The header `If-Match` is missing.",
         429 => "Too many attempts; try again after `Retry-After` seconds.",
         500 => "The desk found something wrong with its own data, or made a mistake.",
         503 => "The desk cannot do this now. Nothing was handed over; try again after `Retry-After` seconds.",

@@ -134,7 +134,7 @@ async fn read(
     body: &mut RequestBody,
     parameters: &[&'static str],
 ) -> Result<Fields, Error> {
-    if !is_form(request.headers()) {
+    if !has_media_type(request.headers(), FORM) {
         return Err(invalid("the body must be a form: Content-Type application/x-www-form-urlencoded"));
     }
     let query = request.uri().query().unwrap_or_default();
@@ -151,11 +151,12 @@ async fn read(
     parse(text, parameters)
 }
 
-fn is_form(headers: &HeaderMap) -> bool {
+/// Whether the body says once that it is of this type, whatever the parameters.
+pub(super) fn has_media_type(headers: &HeaderMap, wanted: &str) -> bool {
     let mut values = headers.get_all(header::CONTENT_TYPE).iter();
     let media_type = values.next().and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = media_type.split(';').next().unwrap_or_default().trim();
-    values.next().is_none() && essence.eq_ignore_ascii_case(FORM)
+    values.next().is_none() && essence.eq_ignore_ascii_case(wanted)
 }
 
 /// RFC 6749 §3.2: an empty parameter is absent, and none may come twice.

@@ -3,16 +3,22 @@
 //! `edge` is the outermost layer: every request gets its identifier there and every error its final form. One file per
 //! group of routes holds handlers of a few lines. Nothing here decides who may do what, or knows SQL or cryptography.
 
+mod admin;
+mod answer;
+mod api_keys;
 mod credential;
 mod docs;
 mod edge;
 mod error;
 mod form;
 mod health;
+mod json;
 mod llm_keys;
+mod me;
 mod oauth;
 mod payload;
 mod query;
+mod schema;
 mod server;
 mod spec;
 mod token;
@@ -34,21 +40,50 @@ enum Group {
     /// Fetch the provider keys you may use.
     #[oai(rename = "LLM keys")]
     LlmKeys,
+    /// What is your own: identity, password, API keys, sessions.
+    Me,
+    /// People.
+    #[oai(rename = "Admin: users")]
+    AdminUsers,
+    /// Machines.
+    #[oai(rename = "Admin: service accounts")]
+    AdminServiceAccounts,
+    /// Named sets of provider keys.
+    #[oai(rename = "Admin: projects")]
+    AdminProjects,
+    /// The keys of the LLM providers.
+    #[oai(rename = "Admin: provider keys")]
+    AdminProviderKeys,
+    /// Who may fetch which keys.
+    #[oai(rename = "Admin: grants")]
+    AdminGrants,
+    /// The book.
+    #[oai(rename = "Admin: audit")]
+    AdminAudit,
+    /// The keys that sign access tokens.
+    #[oai(rename = "Admin: signing keys")]
+    AdminSigningKeys,
     /// What a client needs to know of this desk.
     Discovery,
     /// Is it up, and fit to serve?
     Health,
 }
 
-type Operations =
-    (token::TokenApi, oauth::OAuthApi, llm_keys::LlmKeysApi, well_known::DiscoveryApi, health::HealthApi);
+type Operations = (
+    (token::TokenApi, oauth::OAuthApi, llm_keys::LlmKeysApi, me::MeApi),
+    admin::Operations,
+    (well_known::DiscoveryApi, health::HealthApi),
+);
 
 const DESCRIPTION: &str = "The front desk for a team's LLM API keys: prove who you are, get the provider keys you may \
                            use. Every handover is written in the book before the key leaves.";
 
 fn service() -> OpenApiService<Operations, ()> {
-    let operations =
-        (token::TokenApi, oauth::OAuthApi, llm_keys::LlmKeysApi, well_known::DiscoveryApi, health::HealthApi);
+    let operations = (
+        (token::TokenApi, oauth::OAuthApi, llm_keys::LlmKeysApi, me::MeApi),
+        admin::OPERATIONS,
+        (well_known::DiscoveryApi, health::HealthApi),
+    );
     OpenApiService::new(operations, "Keydesk", env!("CARGO_PKG_VERSION"))
         .description(DESCRIPTION)
         .license(LicenseObject::new("Apache-2.0 OR MIT").url("https://spdx.org/licenses/Apache-2.0.html"))

@@ -11,6 +11,8 @@ pub(super) fn document<T: OpenApi, W: Webhook>(service: &OpenApiService<T, W>) -
     let mut document: Value = serde_json::from_str(&service.spec()).unwrap_or_default();
     document["openapi"] = json!("3.0.3");
     order_tags(&mut document);
+    close_bodies(&mut document);
+    require_nullable(&mut document);
     let paths = document["paths"].as_object_mut().into_iter().flat_map(serde_json::Map::values_mut);
     for operation in paths.filter_map(Value::as_object_mut).flat_map(serde_json::Map::values_mut) {
         let security = &mut operation["security"];
@@ -33,6 +35,32 @@ fn order_tags(document: &mut Value) {
     let used: Vec<_> = operations.map(|operation| operation["tags"][0].clone()).collect();
     if let Some(tags) = document["tags"].as_array_mut() {
         tags.sort_by_key(|tag| used.iter().position(|name| *name == tag["name"]));
+    }
+}
+
+/// JSON bodies have no fields but those described.
+fn close_bodies(document: &mut Value) {
+    let operations = document["paths"].as_object().into_iter().flat_map(serde_json::Map::values);
+    let operations = operations.filter_map(Value::as_object).flat_map(serde_json::Map::values);
+    let schemas = operations.filter_map(|operation| {
+        operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].as_str()
+    });
+    let names: Vec<_> = schemas.filter_map(|name| name.rsplit('/').next()).map(str::to_owned).collect();
+    for name in names {
+        document["components"]["schemas"][name]["additionalProperties"] = json!(false);
+    }
+}
+
+/// What may be null is never left out.
+fn require_nullable(document: &mut Value) {
+    let schemas = document["components"]["schemas"].as_object_mut();
+    for schema in schemas.into_iter().flat_map(serde_json::Map::values_mut) {
+        let properties = schema["properties"].as_object().into_iter().flatten();
+        let nullable = properties.filter(|(_, property)| property["nullable"] == true);
+        let nullable: Vec<_> = nullable.map(|(name, _)| json!(name)).collect();
+        if let Some(required) = schema["required"].as_array_mut() {
+            required.extend(nullable);
+        }
     }
 }
 

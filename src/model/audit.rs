@@ -4,7 +4,12 @@
 //! version), from where, and how it ended. It never holds a secret; a name that nobody has is recorded as a keyed digest,
 //! because people type passwords into the wrong field.
 
-use super::{Caller, CredentialKind, Id, Origin, Principal, PrincipalKind, Timestamp};
+use std::{fmt, str::FromStr};
+
+use super::{
+    Caller, CredentialKind, Id, Origin, Principal, PrincipalKind, Timestamp, id::IdError,
+    principal::UnknownWord,
+};
 
 /// What was done: `noun.verb`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +38,12 @@ pub enum Action {
     CredentialVerify,
     /// Provider keys were asked for.
     LlmKeysRead,
+    /// A principal looked at what is its own.
+    OwnRead,
+    /// What administrators administer was looked at.
+    AdminRead,
+    /// The book was looked into.
+    AuditRead,
     /// A user was made.
     UserCreate,
     /// A user's password was set.
@@ -89,6 +100,9 @@ impl Action {
             Self::SessionRevoke => "session.revoke",
             Self::CredentialVerify => "credential.verify",
             Self::LlmKeysRead => "llm_keys.read",
+            Self::OwnRead => "own.read",
+            Self::AdminRead => "admin.read",
+            Self::AuditRead => "audit.read",
             Self::UserCreate => "user.create",
             Self::UserSetPassword => "user.set_password",
             Self::UserRehashPassword => "user.rehash_password",
@@ -124,6 +138,9 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Every outcome.
+    pub const ALL: [Self; 3] = [Self::Allowed, Self::Denied, Self::Failed];
+
     /// The name in the book.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -131,6 +148,14 @@ impl Outcome {
             Self::Denied => "denied",
             Self::Failed => "failed",
         }
+    }
+}
+
+impl FromStr for Outcome {
+    type Err = UnknownWord;
+
+    fn from_str(text: &str) -> Result<Self, UnknownWord> {
+        Self::ALL.into_iter().find(|outcome| outcome.as_str() == text).ok_or(UnknownWord)
     }
 }
 
@@ -275,4 +300,58 @@ pub struct RecordedEvent {
     pub request_id: String,
     /// Why it was refused or failed.
     pub reason: Option<String>,
+}
+
+/// A place in the book, between two events: what comes after it in a list is older.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// When.
+    pub at: Timestamp,
+    /// In which stream.
+    pub stream: Id,
+    /// At which place of the stream.
+    pub seq: i64,
+}
+
+impl Position {
+    /// Before every event that was written before `moment`, and after all others.
+    pub const fn of(moment: Timestamp) -> Self {
+        Self { at: moment, stream: Id::from_bytes([0; 16]), seq: 0 }
+    }
+
+    /// Before every event.
+    pub const fn newest() -> Self {
+        Self::of(Timestamp::from_micros(i64::MAX))
+    }
+}
+
+impl RecordedEvent {
+    /// The event's own place.
+    pub fn position(&self) -> Position {
+        Position { at: self.at, stream: self.stream, seq: self.seq }
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.at.micros(), self.stream, self.seq)
+    }
+}
+
+impl FromStr for Position {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let mut parts = text.split('.');
+        let (Some(at), Some(stream), Some(seq), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(IdError);
+        };
+        Ok(Self {
+            at: Timestamp::from_micros(at.parse().map_err(|_| IdError)?),
+            stream: stream.parse()?,
+            seq: seq.parse().map_err(|_| IdError)?,
+        })
+    }
 }

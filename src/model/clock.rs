@@ -1,8 +1,12 @@
 //! Time: microseconds since 1970 UTC, from an injected clock so that tests can assert exact values.
 
-use std::{fmt, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
-use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
+use time::{
+    OffsetDateTime,
+    format_description::{BorrowedFormatItem, well_known::Rfc3339},
+    macros::format_description,
+};
 
 /// Always six digits, so that times sort as text and columns line up.
 const RFC_3339: &[BorrowedFormatItem<'_>] =
@@ -47,6 +51,21 @@ impl fmt::Display for Timestamp {
             .ok()
             .and_then(|moment| moment.format(RFC_3339).ok());
         f.write_str(text.as_deref().unwrap_or("out of range"))
+    }
+}
+
+/// A text that is no moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a moment such as 2026-01-31T12:00:00Z")]
+pub struct MomentError;
+
+/// RFC 3339, with any offset.
+impl FromStr for Timestamp {
+    type Err = MomentError;
+
+    fn from_str(text: &str) -> Result<Self, MomentError> {
+        let moment = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| MomentError)?;
+        i64::try_from(moment.unix_timestamp_nanos() / 1_000).map(Self).map_err(|_| MomentError)
     }
 }
 

@@ -131,6 +131,12 @@ impl GrantType {
     }
 }
 
+impl fmt::Display for GrantType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 impl FromStr for GrantType {
     type Err = UnknownWord;
 

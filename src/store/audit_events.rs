@@ -4,7 +4,10 @@ use super::{
     Connection, StoreError, Tx,
     db::{Row, sql},
 };
-use crate::model::{AuditEvent, Id, PrincipalKind, Timestamp, audit::RecordedEvent};
+use crate::model::{
+    AuditEvent, Id, PrincipalKind, Timestamp,
+    audit::{Position, RecordedEvent},
+};
 
 /// Which events to show; each part narrows.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +20,8 @@ pub struct Filter {
     pub outcome: Option<String>,
     /// Only from this moment on.
     pub since: Option<Timestamp>,
+    /// Only before this moment.
+    pub until: Option<Timestamp>,
 }
 
 /// Writes `event` as the next of `stream`.
@@ -50,22 +55,27 @@ pub async fn append(
     tx.execute(statement).await.map(drop)
 }
 
-/// The newest events that pass the filter, newest first.
+/// The newest events below `before` that pass the filter, newest first. Both ends are always bound, so that the index
+/// leads to the page however deep it is.
 pub async fn newest(
     db: &mut Connection,
     filter: Filter,
+    before: Position,
     limit: i64,
 ) -> Result<Vec<RecordedEvent>, StoreError> {
     let statement =
         sql("select id, stream, seq, at, action, outcome, actor, principal_id, principal_kind, client_id, \
                          credential, object, version, source, request_id, reason from audit_events \
                          where ($1 is null or actor = $1) and ($2 is null or action = $2) \
-                         and ($3 is null or outcome = $3) and ($4 is null or at >= $4) \
-                         order by at desc, stream desc, seq desc limit $5")
+                         and ($3 is null or outcome = $3) and at >= $4 and (at, stream, seq) < ($5, $6, $7) \
+                         order by at desc, stream desc, seq desc limit $8")
         .bind(filter.actor)
         .bind(filter.action)
         .bind(filter.outcome)
-        .bind(filter.since)
+        .bind(filter.since.unwrap_or(Timestamp::from_micros(i64::MIN)))
+        .bind(before.at)
+        .bind(before.stream)
+        .bind(before.seq)
         .bind(limit);
     db.all(statement, read).await
 }

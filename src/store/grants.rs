@@ -9,9 +9,10 @@ use super::{
 use crate::model::{Grant, Id, ProjectName, Provider, Timestamp};
 
 /// A principal's grant, as the access decision needs it.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize)]
 pub struct Granted {
     /// The project.
+    #[serde(skip)]
     pub project_id: Id,
     /// Its name.
     pub project: ProjectName,
@@ -40,12 +41,23 @@ pub async fn of_principal(db: &mut Connection, principal: Id) -> Result<Vec<Gran
     db.all(statement.bind(principal), read).await
 }
 
-/// All grants, or those on one project, by project and principal.
-pub async fn list(db: &mut Connection, project: Option<Id>) -> Result<Vec<Grant>, StoreError> {
+/// Grants, all or those on one project, by project and principal; only those `after` such a pair.
+pub async fn list(
+    db: &mut Connection,
+    project: Option<Id>,
+    after: Option<(String, String)>,
+    limit: i64,
+) -> Result<Vec<Grant>, StoreError> {
+    let (after_project, after_principal) = after.unzip();
     let statement =
         sql("select a.name as principal, p.name as project, g.providers, g.created_at from grants g \
                          join projects p on p.id = g.project_id join principals a on a.id = g.principal_id \
-                         where $1 is null or g.project_id = $1 order by p.name, a.name");
+                         where ($1 is null or g.project_id = $1) and ($2 is null or (p.name, a.name) > ($2, $3)) \
+                         order by p.name, a.name limit $4")
+        .bind(project)
+        .bind(after_project)
+        .bind(after_principal)
+        .bind(limit);
     let read = |row: &Row<'_>| {
         Ok(Grant {
             principal: row.parsed("principal")?,
@@ -54,7 +66,7 @@ pub async fn list(db: &mut Connection, project: Option<Id>) -> Result<Vec<Grant>
             created_at: row.time("created_at")?,
         })
     };
-    db.all(statement.bind(project), read).await
+    db.all(statement, read).await
 }
 
 /// Makes a grant, or changes which providers it covers.

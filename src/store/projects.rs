@@ -4,7 +4,7 @@ use super::{
     Connection, StoreError, Tx,
     db::{Row, must_hit, sql},
 };
-use crate::model::{Id, Project, ProjectName};
+use crate::model::{Id, Page, Project, ProjectName};
 
 fn read(row: &Row<'_>) -> Result<Project, StoreError> {
     Ok(Project { id: row.id("id")?, name: row.parsed("name")?, created_at: row.time("created_at")? })
@@ -16,9 +16,11 @@ pub async fn by_name(db: &mut Connection, name: &ProjectName) -> Result<Option<P
         .await
 }
 
-/// All projects, by name.
-pub async fn list(db: &mut Connection) -> Result<Vec<Project>, StoreError> {
-    db.all(sql("select id, name, created_at from projects order by name"), read).await
+/// Projects, by name.
+pub async fn list(db: &mut Connection, page: &Page) -> Result<Vec<Project>, StoreError> {
+    let statement = sql("select id, name, created_at from projects \
+                         where $1 is null or name > $1 order by name limit $2");
+    db.all(statement.bind(page.after.clone()).bind(page.limit), read).await
 }
 
 /// Adds a project.

@@ -42,6 +42,17 @@ pub struct ProviderKeyRow {
     pub updated_at: Timestamp,
 }
 
+/// A provider key with the sealed value of its current version.
+#[derive(Debug)]
+pub struct StoredKey {
+    /// What may be shown.
+    pub row: ProviderKeyRow,
+    /// The row that holds the value; part of the seal's associated data.
+    pub version_id: Id,
+    /// The key, sealed.
+    pub sealed: Vec<u8>,
+}
+
 /// The current keys of a project that have not expired, by provider.
 pub async fn current(
     db: &mut Connection,
@@ -75,14 +86,42 @@ fn read_row(row: &Row<'_>) -> Result<ProviderKeyRow, StoreError> {
     })
 }
 
-/// All provider keys, or those of one project, by project and provider.
-pub async fn list(db: &mut Connection, project: Option<Id>) -> Result<Vec<ProviderKeyRow>, StoreError> {
+fn read_stored(row: &Row<'_>) -> Result<StoredKey, StoreError> {
+    Ok(StoredKey { row: read_row(row)?, version_id: row.id("version_id")?, sealed: row.bytes("sealed")? })
+}
+
+/// Provider keys, all or those of one project, by project and provider; only those `after` such a pair.
+pub async fn list(
+    db: &mut Connection,
+    project: Option<Id>,
+    after: Option<(String, String)>,
+    limit: i64,
+) -> Result<Vec<StoredKey>, StoreError> {
+    let (after_project, after_provider) = after.unzip();
     let statement = sql(
-        "select k.id, p.name as project, k.provider, k.version, k.imported_mac, k.created_at, k.updated_at \
-                         from provider_keys k join projects p on p.id = k.project_id \
-                         where $1 is null or k.project_id = $1 order by p.name, k.provider",
+        "select k.id, p.name as project, k.provider, k.version, k.imported_mac, k.created_at, k.updated_at, \
+                         v.id as version_id, v.sealed from provider_keys k join projects p on p.id = k.project_id \
+                         join provider_key_versions v on v.provider_key_id = k.id and v.version = k.version \
+                         where ($1 is null or k.project_id = $1) and ($2 is null or (p.name, k.provider) > ($2, $3)) \
+                         order by p.name, k.provider limit $4",
     );
-    db.all(statement.bind(project), read_row).await
+    let statement = statement.bind(project).bind(after_project).bind(after_provider).bind(limit);
+    db.all(statement, read_stored).await
+}
+
+/// A project's key of a provider, with its sealed value.
+pub async fn stored(
+    db: &mut Connection,
+    project: Id,
+    provider: &Provider,
+) -> Result<Option<StoredKey>, StoreError> {
+    let statement = sql(
+        "select k.id, p.name as project, k.provider, k.version, k.imported_mac, k.created_at, k.updated_at, \
+                         v.id as version_id, v.sealed from provider_keys k join projects p on p.id = k.project_id \
+                         join provider_key_versions v on v.provider_key_id = k.id and v.version = k.version \
+                         where k.project_id = $1 and k.provider = $2",
+    );
+    db.optional(statement.bind(project).bind(provider.as_str()), read_stored).await
 }
 
 /// A project's key of a provider.

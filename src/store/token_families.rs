@@ -2,7 +2,7 @@
 
 use super::{
     Connection, StoreError, Tx,
-    db::{Row, must_hit, sql},
+    db::{Row, inconsistent, must_hit, sql},
 };
 use crate::model::{Id, ScopeSet, Timestamp, TokenDigest};
 
@@ -53,7 +53,7 @@ fn read(row: &Row<'_>) -> Result<Family, StoreError> {
         id: row.id("id")?,
         principal: row.id("principal_id")?,
         client_id: row.text("client_id")?,
-        scope: row.parsed("scope")?,
+        scope: ScopeSet::of_token(&row.text("scope")?).map_err(|_| inconsistent("scope"))?,
         generation: row.int("generation")?,
         rotated_at: row.maybe_time("rotated_at")?,
         rotated_source: row.maybe_text("rotated_source")?,
@@ -78,10 +78,17 @@ pub async fn by_token(db: &mut Connection, digest: TokenDigest) -> Result<Option
 }
 
 /// The logins of a principal that are alive, newest first.
-pub async fn alive(db: &mut Connection, principal: Id, now: Timestamp) -> Result<Vec<Family>, StoreError> {
+pub async fn alive(
+    db: &mut Connection,
+    principal: Id,
+    now: Timestamp,
+    after: Option<Id>,
+    limit: i64,
+) -> Result<Vec<Family>, StoreError> {
     let statement = sql("select * from token_families where principal_id = $1 and revoked_at is null \
-                         and idle_expires_at > $2 and expires_at > $2 order by created_at desc, id desc");
-    db.all(statement.bind(principal).bind(now), read).await
+                         and idle_expires_at > $2 and expires_at > $2 and ($3 is null or id < $3) \
+                         order by id desc limit $4");
+    db.all(statement.bind(principal).bind(now).bind(after).bind(limit), read).await
 }
 
 /// Adds a login, whose first token must follow.

@@ -11,7 +11,9 @@ use std::{
 use keydesk::{
     app::{App, Settings, Surroundings, desk::Location, service_accounts::NewServiceAccount, users::NewUser},
     crypto::jwt::Algorithm,
-    model::{Caller, Clock, Entropy, PasswordPolicy, ProjectName, Role, Timestamp, audit::RecordedEvent},
+    model::{
+        Caller, Clock, Entropy, Page, PasswordPolicy, ProjectName, Role, Timestamp, audit::RecordedEvent,
+    },
     secret::Secret,
     store::audit_events::Filter,
 };
@@ -156,7 +158,7 @@ impl Desk {
 
     /// The newest events, newest first.
     pub(crate) async fn events(&self) -> Vec<RecordedEvent> {
-        self.app.audit_events(&operator(), Filter::default(), 1000).await.unwrap()
+        self.app.audit_events(&operator(), Filter::default(), &Page::all()).await.unwrap().items
     }
 
     /// What the book says of one request.

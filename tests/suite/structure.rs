@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 /// Each part of the crate, with the parts and the crates that it may name.
 const RULES: &[(&str, &[&str], &[&str])] = &[
     ("model", &[], &["crc32fast", "serde", "serde_json", "thiserror", "time", "uuid", "zxcvbn", "ipnet"]),
-    ("secret", &[], &["zeroize"]),
+    ("secret", &[], &["serde", "zeroize"]),
     (
         "crypto",
         &["model", "secret"],

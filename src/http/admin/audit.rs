@@ -1,0 +1,164 @@
+//! `/admin/audit-events`: the book.
+
+use poem::{Request, Result};
+use poem_openapi::{Enum, Object, OpenApi, param::Query, types::Example};
+
+use crate::{
+    app::{AuditFilter, Error},
+    http::{
+        Group,
+        answer::Listing,
+        credential::{Authenticated, DescribesOAuth2, Scopes, app},
+        error::ApiError,
+        payload::{JsonBody, list},
+        query,
+    },
+    model::{Outcome, Timestamp},
+};
+
+/// How it ended.
+#[derive(Enum)]
+#[oai(rename = "Outcome", rename_all = "lowercase")]
+enum OutcomeWord {
+    /// It was done.
+    Allowed,
+    /// The asker may not, or did not prove who they are.
+    Denied,
+    /// It could not be done.
+    Failed,
+}
+
+impl OutcomeWord {
+    const fn outcome(self) -> Outcome {
+        match self {
+            Self::Allowed => Outcome::Allowed,
+            Self::Denied => Outcome::Denied,
+            Self::Failed => Outcome::Failed,
+        }
+    }
+}
+
+/// One line of the book.
+#[derive(Object)]
+#[oai(example)]
+struct AuditEvent {
+    /// When it was written.
+    at: String,
+    /// Its identifier.
+    id: String,
+    /// The process that wrote it; each process writes one stream.
+    stream: String,
+    /// Its place in the stream, from 1, without gaps.
+    seq: i64,
+    /// What was done: `noun.verb`.
+    action: String,
+    /// `allowed`, `denied` or `failed`.
+    outcome: String,
+    /// Who.
+    actor: String,
+    /// The principal's identifier, where the actor is one.
+    #[oai(nullable)]
+    principal_id: Option<String>,
+    /// `user` or `service_account`, where the actor is one.
+    #[oai(nullable)]
+    principal_kind: Option<String>,
+    /// Through which OAuth client.
+    #[oai(nullable)]
+    client_id: Option<String>,
+    /// Proven by what.
+    #[oai(nullable)]
+    credential: Option<String>,
+    /// To what.
+    #[oai(nullable)]
+    object: Option<String>,
+    /// Which version or versions of it.
+    #[oai(nullable)]
+    version: Option<String>,
+    /// From which address.
+    source: String,
+    /// The identifier of the request.
+    request_id: String,
+    /// Why it was refused or failed.
+    #[oai(nullable)]
+    reason: Option<String>,
+}
+
+impl Example for AuditEvent {
+    fn example() -> Self {
+        Self {
+            at: "2026-01-31T12:00:00.000000Z".to_owned(),
+            id: "019a0000-0000-7000-8000-000000000004".to_owned(),
+            stream: "019a0000-0000-7000-8000-000000000005".to_owned(),
+            seq: 42,
+            action: "llm_keys.read".to_owned(),
+            outcome: "allowed".to_owned(),
+            actor: "alice".to_owned(),
+            principal_id: Some("019a0000-0000-7000-8000-000000000000".to_owned()),
+            principal_kind: Some("user".to_owned()),
+            client_id: Some("keydesk".to_owned()),
+            credential: Some("access_token".to_owned()),
+            object: Some("project:default".to_owned()),
+            version: Some("openai=3".to_owned()),
+            source: "192.0.2.1".to_owned(),
+            request_id: "req_019a0000-0000-7000-8000-000000000006".to_owned(),
+            reason: None,
+        }
+    }
+}
+
+list! {
+    /// Events, newest first.
+    AuditEventList of AuditEvent
+}
+
+const FILTERS: [&str; 5] = ["principal", "action", "outcome", "since", "until"];
+
+/// The book.
+pub(in crate::http) struct AuditApi;
+
+#[OpenApi(tag = "Group::AdminAudit")]
+impl AuditApi {
+    /// Read the book
+    ///
+    /// Newest first; every filter narrows.
+    #[oai(path = "/admin/audit-events", method = "get", operation_id = "listAuditEvents")]
+    #[expect(clippy::too_many_arguments, reason = "each is a parameter that the specification describes")]
+    async fn list(
+        &self,
+        #[oai(scope = "Scopes::AuditRead")] _scheme: DescribesOAuth2,
+        caller: Authenticated,
+        request: &Request,
+        /// Only what this one did: the name of a user or service account, or `os:NAME`.
+        principal: Query<Option<String>>,
+        /// Only this action, such as `token.issue`.
+        action: Query<Option<String>>,
+        /// Only what ended so.
+        outcome: Query<Option<OutcomeWord>>,
+        /// Only from this moment on (RFC 3339).
+        since: Query<Option<String>>,
+        /// Only before this moment (RFC 3339).
+        until: Query<Option<String>>,
+        /// How many at most.
+        #[oai(default = "query::usual_limit", validator(minimum(value = "1"), maximum(value = "1000")))]
+        limit: Query<u32>,
+        /// The `next` of the page before.
+        after: Query<Option<String>>,
+    ) -> Result<JsonBody<AuditEventList>, ApiError<Listing>> {
+        let page = query::page(request, limit.0, after.0, &FILTERS)?;
+        let filter = AuditFilter {
+            actor: principal.0,
+            action: action.0,
+            outcome: outcome.0.map(|word| word.outcome().as_str().to_owned()),
+            since: moment(since.0.as_deref())?,
+            until: moment(until.0.as_deref())?,
+        };
+        Ok(JsonBody::of(&app(request).audit_events(&caller.0, filter, &page).await?))
+    }
+}
+
+fn moment(text: Option<&str>) -> Result<Option<Timestamp>, Error> {
+    let moment = text.map(str::parse).transpose();
+    moment.map_err(|_| {
+        Error::Invalid("`since` and `until` are moments such as 2026-01-31T12:00:00Z".to_owned())
+    })
+}

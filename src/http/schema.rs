@@ -1,0 +1,161 @@
+//! How our words look in the specification, and how they are read from JSON.
+//!
+//! A body is one type: serde reads it strictly, and poem-openapi describes it. Both learn here what a role or a name is.
+
+use std::{borrow::Cow, fmt::Display, str::FromStr};
+
+use poem_openapi::{
+    registry::{MetaSchema, MetaSchemaRef},
+    types::{ParseError, ParseFromJSON, ParseResult, ToJSON, Type},
+};
+use serde::{Deserialize, Deserializer, de::Error as _};
+use serde_json::Value;
+
+use crate::{
+    model::{GrantType, Network, PrincipalName, ProjectName, Provider, Role, Scope, ScopeSet},
+    secret::Secret,
+};
+
+/// Begins the messages that are ours among those of serde, which repeat what was sent.
+pub(super) const OURS: char = '\u{1}';
+
+/// Something of the model that is a text on the wire.
+pub(super) trait Described: FromStr<Err: Display> + Display + Send + Sync {
+    /// What it is.
+    const NAME: &'static str;
+    /// What it looks like.
+    fn schema() -> MetaSchema;
+}
+
+/// The same in a body.
+#[derive(Clone, Debug)]
+pub(super) struct Word<T>(pub(super) T);
+
+fn pattern(pattern: &str) -> MetaSchema {
+    MetaSchema { pattern: Some(pattern.to_owned()), ..MetaSchema::new("string") }
+}
+
+fn one_of<const N: usize>(words: [&'static str; N]) -> MetaSchema {
+    MetaSchema { enum_items: words.map(Value::from).into(), ..MetaSchema::new("string") }
+}
+
+macro_rules! described {
+    ($($type:ty, $name:literal => $schema:expr;)*) => {$(
+        impl Described for $type {
+            const NAME: &'static str = $name;
+            fn schema() -> MetaSchema {
+                $schema
+            }
+        }
+    )*};
+}
+
+described! {
+    PrincipalName, "name" => pattern("^[A-Za-z0-9][A-Za-z0-9._@-]{0,62}$");
+    ProjectName, "project" => pattern("^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$");
+    Provider, "provider" => pattern("^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$");
+    Role, "role" => one_of(Role::ALL.map(Role::as_str));
+    GrantType, "grant type" => one_of(GrantType::ALL.map(GrantType::as_str));
+    ScopeSet, "scope" => {
+        let names = Scope::ALL.map(Scope::as_str).join("|");
+        pattern(&format!("^({names})( ({names}))*$"))
+    };
+    Network, "source" => MetaSchema::new("string");
+}
+
+/// A value that may be left out, but not be `null`.
+pub(super) fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    from: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
+}
+
+/// A value that may be `null`, but not be left out.
+pub(super) fn nullable<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    from: D,
+) -> Result<Option<T>, D::Error> {
+    Option::deserialize(from)
+}
+
+impl<'de, T: Described> Deserialize<'de> for Word<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map(Self).map_err(|error: T::Err| {
+            let words: Vec<_> =
+                T::schema().enum_items.iter().filter_map(Value::as_str).map(str::to_owned).collect();
+            let rule =
+                if words.is_empty() { error.to_string() } else { format!("one of {}", words.join(", ")) };
+            D::Error::custom(format_args!("{OURS}a {} is not right: {rule}", T::NAME))
+        })
+    }
+}
+
+impl<T: Described> Type for Word<T> {
+    const IS_REQUIRED: bool = true;
+    type RawValueType = Self;
+    type RawElementValueType = Self;
+
+    fn name() -> Cow<'static, str> {
+        T::NAME.into()
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        MetaSchemaRef::Inline(Box::new(T::schema()))
+    }
+
+    fn as_raw_value(&self) -> Option<&Self> {
+        Some(self)
+    }
+
+    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
+        Box::new(std::iter::once(self))
+    }
+}
+
+impl<T: Described> ToJSON for Word<T> {
+    fn to_json(&self) -> Option<Value> {
+        Some(self.0.to_string().into())
+    }
+}
+
+impl<T: Described> ParseFromJSON for Word<T> {
+    fn parse_from_json(_: Option<Value>) -> ParseResult<Self> {
+        Err(ParseError::custom("bodies are read by serde"))
+    }
+}
+
+impl Type for Secret {
+    const IS_REQUIRED: bool = true;
+    type RawValueType = Self;
+    type RawElementValueType = Self;
+
+    fn name() -> Cow<'static, str> {
+        "secret".into()
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        let schema = MetaSchema { write_only: true, ..MetaSchema::new_with_format("string", "password") };
+        MetaSchemaRef::Inline(Box::new(schema))
+    }
+
+    fn as_raw_value(&self) -> Option<&Self> {
+        Some(self)
+    }
+
+    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
+        Box::new(std::iter::once(self))
+    }
+}
+
+impl ToJSON for Secret {
+    #[expect(clippy::disallowed_methods, reason = "only the examples of the specification go this way")]
+    fn to_json(&self) -> Option<Value> {
+        Some(self.expose().into())
+    }
+}
+
+impl ParseFromJSON for Secret {
+    fn parse_from_json(_: Option<Value>) -> ParseResult<Self> {
+        Err(ParseError::custom("bodies are read by serde"))
+    }
+}
