@@ -31,7 +31,7 @@ pub enum Presented {
 }
 
 /// Why a credential is refused, for the book.
-type Refusal = (&'static str, Option<(Principal, CredentialKind)>);
+type Refusal = (&'static str, Option<(Box<Principal>, CredentialKind)>);
 
 impl App {
     /// Proves who is asking. `account` is the `X-Service-Account` header: if it is there, it must name the owner of the
@@ -99,7 +99,7 @@ impl App {
             return Ok(Err(("unknown_principal", None)));
         };
         if token_families::is_access_token_revoked(&mut db, &claims.jti, token_id.family).await? {
-            return Ok(Err(("revoked_token", Some((principal, CredentialKind::AccessToken)))));
+            return Ok(Err(("revoked_token", Some((Box::new(principal), CredentialKind::AccessToken)))));
         }
         let (credential, client_id) = (CredentialKind::AccessToken, Some(claims.client_id));
         Ok(Ok(Found { principal, scopes, credential, client_id }))
@@ -123,7 +123,7 @@ impl App {
             None
         };
         if let Some(reason) = reason {
-            return Ok(Err((reason, Some((principal, CredentialKind::ApiKey)))));
+            return Ok(Err((reason, Some((Box::new(principal), CredentialKind::ApiKey)))));
         }
         if key.last_used_at.is_none_or(|at| at.plus(LAST_USED_PRECISION) <= now) {
             let mut tx = self.store.begin().await?;
@@ -163,10 +163,10 @@ impl Found {
                 || account.parse::<PrincipalName>().is_ok_and(|name| name == owner.name)
         };
         if !account.is_none_or(named) {
-            return Err(("wrong_service_account", Some((self.principal, self.credential))));
+            return Err(("wrong_service_account", Some((Box::new(self.principal), self.credential))));
         }
         if !self.principal.is_enabled() {
-            return Err(("disabled", Some((self.principal, self.credential))));
+            return Err(("disabled", Some((Box::new(self.principal), self.credential))));
         }
         Ok(Caller {
             principal: Some((self.principal.id, self.principal.kind)),

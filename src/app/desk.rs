@@ -11,7 +11,8 @@ use std::{
 };
 
 use super::{
-    App, Error, Settings, Surroundings, book::Book, principals::object, signing_keys::Ring, throttle::Turns,
+    App, Error, Settings, Surroundings, book::Book, principals::object, shed::Shed, signing_keys::Ring,
+    throttle::Turns,
 };
 use crate::{
     crypto::{
@@ -225,6 +226,7 @@ impl App {
             signing_keys,
             passwords,
             turns: Turns::default(),
+            shed: Shed::default(),
             book,
             surroundings,
             settings,

@@ -61,13 +61,13 @@ impl App {
             Some(login) => event.is_by(&login.principal, CredentialKind::Password),
             None => event.actor = self.unknown_name(name),
         }
-        let attempt = self.admit(name, login.as_ref().map(|login| login.principal.id), event).await?;
+        let mut attempt = self.admit(name, login.as_ref().map(|login| login.principal.id), event).await?;
         let now = self.now();
         let one_time = login.as_ref().is_some_and(|login| login.password_expires_at.is_some());
         let expired =
             login.as_ref().and_then(|login| login.password_expires_at).is_some_and(|end| end <= now);
         let (user, stored) = login.map_or((None, None), |login| (Some(login.principal), login.password_hash));
-        let verdict = match self.passwords.verify(password, stored.clone()).await {
+        let verdict = match self.passwords.verify(attempt.take_place()?, password, stored.clone()).await {
             Ok(verdict) => verdict,
             Err(error) => {
                 self.take_back(&attempt).await?;
@@ -121,7 +121,7 @@ impl App {
         let lasting = proven.user.grant_types.contains(&GrantType::RefreshToken) && !proven.one_time;
         let (family, refresh_token) = self.new_family(proven.user.id, PUBLIC_CLIENT, scopes, &event.source);
         let mut token = self.sign(&proven.user, PUBLIC_CLIENT, scopes, Some(family.id))?;
-        let event = event.clone().on(format!("session:{}", family.id)).version(scopes);
+        let event = event.clone().on(format!("access_token:{}", token.id)).version(scopes);
         let mut tx = self.store.begin().await?;
         self.insert_family(&mut tx, &family, &refresh_token).await?;
         self.settle_in_tx(&mut tx, proven, Some(&event)).await?;

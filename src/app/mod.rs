@@ -22,6 +22,7 @@ pub mod provider_keys;
 pub mod revocation;
 pub mod service_accounts;
 pub mod session;
+mod shed;
 pub mod signing_keys;
 mod throttle;
 pub mod token;
@@ -81,6 +82,7 @@ pub struct App {
     signing_keys: signing_keys::Ring,
     passwords: PasswordPool,
     turns: throttle::Turns,
+    shed: shed::Shed,
     book: book::Book,
     surroundings: Surroundings,
     settings: Settings,

@@ -23,9 +23,10 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::{App, Error};
 use crate::{
+    crypto::password::Place,
     model::{AuditEvent, Id, PrincipalName, Timestamp},
     store::{
-        Tx,
+        Connection, Tx,
         throttles::{self, Count},
     },
 };
@@ -93,7 +94,15 @@ pub(super) struct Attempt {
     source: Subject,
     account: Subject,
     source_mac: [u8; 32],
+    place: Option<Place>,
     _turn: OwnedMutexGuard<()>,
+}
+
+impl Attempt {
+    /// Its place in the queue for hashing.
+    pub(super) fn take_place(&mut self) -> Result<Place, Error> {
+        self.place.take().ok_or_else(|| Error::internal("an attempt hashes one password"))
+    }
 }
 
 /// One turn per user and source within this process.
@@ -171,7 +180,14 @@ impl App {
             account: Subject::of(self, ACCOUNT, "throttle account", name.as_str()),
             source_mac: self.keyring.mac("known source", source.as_bytes()),
             _turn: self.turns.take(pair.key).await,
+            // Before the database is written to: a flood of attempts must not queue for the one writer.
+            place: Some(self.passwords.reserve()?),
         };
+        let mut db = self.store.read().await?;
+        if let Some(until) = self.refused_until(&mut db, &attempt, user, self.now()).await? {
+            return Err(event.because("throttled", too_many(until, self.now())));
+        }
+        drop(db);
         let mut tx = self.store.begin().await?;
         let now = self.now();
         if let Some(until) = self.refused_until(&mut tx, &attempt, user, now).await? {
@@ -187,22 +203,22 @@ impl App {
 
     async fn refused_until(
         &self,
-        tx: &mut Tx,
+        db: &mut Connection,
         attempt: &Attempt,
         user: Option<Id>,
         now: Timestamp,
     ) -> Result<Option<Timestamp>, Error> {
         for subject in [attempt.pair, attempt.source] {
-            let count = throttles::find(tx, subject.key).await?;
+            let count = throttles::find(db, subject.key).await?;
             if let Some(count) = count.filter(|count| count.blocked_until > now) {
                 return Ok(Some(count.blocked_until));
             }
         }
-        let count = throttles::find(tx, attempt.account.key).await?.filter(|count| count.window_end > now);
+        let count = throttles::find(db, attempt.account.key).await?.filter(|count| count.window_end > now);
         let Some(count) = count.filter(|count| count.failures >= ACCOUNT_LIMIT) else { return Ok(None) };
         let since = Timestamp::from_micros(now.micros() - i64::try_from(KNOWN_FOR.as_micros()).unwrap_or(0));
         let known = match user {
-            Some(user) => throttles::is_known(tx, user, attempt.source_mac, since).await?,
+            Some(user) => throttles::is_known(db, user, attempt.source_mac, since).await?,
             None => false,
         };
         Ok((!known).then_some(count.window_end))

@@ -40,6 +40,8 @@ pub struct IssuedToken {
     pub scope: ScopeSet,
     /// The next refresh token, where the grant gives one.
     pub refresh_token: Option<Secret>,
+    /// The access token's `jti`, for the book.
+    pub id: String,
 }
 
 impl App {
@@ -48,6 +50,7 @@ impl App {
         let mut event = AuditEvent::anonymous(&origin, Action::TokenIssue);
         match self.grant(request, &mut event).await {
             Ok(token) => Ok(token),
+            Err(error) if self.shed.counts(&error) => Err(error),
             Err(error) => {
                 let reason = event.reason.clone().unwrap_or_else(|| error.code().to_owned());
                 self.book.record(event.denied(reason)).await?;
@@ -99,7 +102,7 @@ impl App {
             return Err(Error::InvalidScope);
         }
         let token = self.sign(&account, account.name.as_str(), scopes, None)?;
-        self.book.record(event.clone().version(token.scope)).await?;
+        self.book.record(event.clone().on(format!("access_token:{}", token.id)).version(token.scope)).await?;
         Ok(token)
     }
 
@@ -114,6 +117,7 @@ impl App {
         let seconds = |moment: Timestamp| u64::try_from(moment.seconds()).unwrap_or(0);
         let now = self.now();
         let expires_in = self.settings.access_ttl.as_secs();
+        let id = TokenId { family, own: self.new_id() }.to_string();
         let claims = AccessClaims {
             iss: self.settings.issuer.clone(),
             sub: principal.id.to_string(),
@@ -121,12 +125,12 @@ impl App {
             client_id: client_id.to_owned(),
             iat: seconds(now),
             exp: seconds(now) + expires_in,
-            jti: TokenId { family, own: self.new_id() }.to_string(),
+            jti: id.clone(),
             scope: scopes.to_string(),
             username: (principal.kind == PrincipalKind::User).then(|| principal.name.to_string()),
         };
         let access_token = self.signing_keys.sign(&claims, now)?;
-        Ok(IssuedToken { access_token, expires_in, scope: scopes, refresh_token: None })
+        Ok(IssuedToken { access_token, expires_in, scope: scopes, refresh_token: None, id })
     }
 }
 

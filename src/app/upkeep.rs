@@ -10,6 +10,8 @@ use crate::{
 
 /// How often to look whether another process has changed something; a revocation elsewhere is in force within a second.
 const WATCH: Duration = Duration::from_millis(250);
+/// How often to write down how many were turned away.
+const SECOND: Duration = Duration::from_secs(1);
 /// How often to forget.
 const FORGET: Duration = Duration::from_mins(1);
 /// How many rows one transaction forgets at most, so that nobody waits long for it.
@@ -26,6 +28,10 @@ impl App {
             ticks += 1;
             if let Err(error) = self.notice(&mut seen).await {
                 tracing::warn!(%error, "could not look for changes");
+            }
+            let second = ticks.is_multiple_of(SECOND.as_millis() / WATCH.as_millis());
+            if second && let Err(error) = self.record_shed().await {
+                tracing::warn!(%error, "could not write down what was turned away");
             }
             let due = ticks.is_multiple_of(FORGET.as_millis() / WATCH.as_millis());
             if due && let Err(error) = self.forget().await {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use argon2::{Algorithm, Argon2, Params, PasswordHash, PasswordHasher as _, PasswordVerifier as _, Version};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use unicode_normalization::UnicodeNormalization;
 use zeroize::Zeroizing;
 
@@ -31,7 +31,8 @@ const QUEUE: usize = 32;
 /// The pool of hashing threads. Dropping it ends them.
 #[derive(Clone)]
 pub struct PasswordPool {
-    queue: mpsc::SyncSender<Job>,
+    queue: mpsc::Sender<Job>,
+    places: Arc<Semaphore>,
     entropy: Arc<dyn Entropy>,
 }
 
@@ -67,9 +68,30 @@ pub enum PoolError {
     Broken,
 }
 
-enum Job {
-    Hash { password: Secret, salt: [u8; 16], reply: oneshot::Sender<Option<String>> },
-    Verify { password: Secret, stored: Option<String>, salt: [u8; 16], reply: oneshot::Sender<Verdict> },
+/// A place in the queue, held until the password has been hashed.
+#[derive(Debug)]
+pub struct Place(#[expect(dead_code, reason = "given back when it is dropped")] OwnedSemaphorePermit);
+
+struct Job {
+    password: Secret,
+    salt: [u8; 16],
+    work: Work,
+    _place: Place,
+}
+
+enum Work {
+    Hash(oneshot::Sender<Option<String>>),
+    Verify(Option<String>, oneshot::Sender<Verdict>),
+}
+
+impl Work {
+    /// Whether nobody waits for the answer any more: the client has gone.
+    fn is_abandoned(&self) -> bool {
+        match self {
+            Self::Hash(reply) => reply.is_closed(),
+            Self::Verify(_, reply) => reply.is_closed(),
+        }
+    }
 }
 
 impl std::fmt::Debug for PasswordPool {
@@ -81,36 +103,44 @@ impl std::fmt::Debug for PasswordPool {
 impl PasswordPool {
     /// Starts the threads: one fewer than the processor has cores, at least one.
     pub fn start(entropy: Arc<dyn Entropy>) -> std::io::Result<Self> {
-        let (queue, jobs) = mpsc::sync_channel(QUEUE);
+        let (queue, jobs) = mpsc::channel();
         let jobs = Arc::new(Mutex::new(jobs));
         let threads = thread::available_parallelism().map_or(1, |cores| (cores.get() - 1).max(1));
         for _ in 0..threads {
             let jobs = Arc::clone(&jobs);
             thread::Builder::new().name("password".to_owned()).spawn(move || work(&jobs))?;
         }
-        Ok(Self { queue, entropy })
+        Ok(Self { queue, places: Arc::new(Semaphore::new(QUEUE)), entropy })
+    }
+
+    /// A place in the queue, if there is one: asked for before anything else is done for a password.
+    pub fn reserve(&self) -> Result<Place, PoolError> {
+        Arc::clone(&self.places).try_acquire_owned().map(Place).map_err(|_| PoolError::Full)
     }
 
     /// The hash under which `password` is stored, as a PHC string.
     pub async fn hash(&self, password: Secret) -> Result<String, PoolError> {
         let (reply, answer) = oneshot::channel();
-        self.submit(Job::Hash { password, salt: entropy::random(&*self.entropy), reply })?;
+        self.submit(self.reserve()?, password, Work::Hash(reply))?;
         answer.await.ok().flatten().ok_or(PoolError::Broken)
     }
 
     /// Compares `password` with a `stored` PHC string. Without one (no such user, or one without a password) the same
     /// work is done against nothing, so that the answer takes as long.
-    pub async fn verify(&self, password: Secret, stored: Option<String>) -> Result<Verdict, PoolError> {
+    pub async fn verify(
+        &self,
+        place: Place,
+        password: Secret,
+        stored: Option<String>,
+    ) -> Result<Verdict, PoolError> {
         let (reply, answer) = oneshot::channel();
-        self.submit(Job::Verify { password, stored, salt: entropy::random(&*self.entropy), reply })?;
+        self.submit(place, password, Work::Verify(stored, reply))?;
         answer.await.map_err(|_| PoolError::Broken)
     }
 
-    fn submit(&self, job: Job) -> Result<(), PoolError> {
-        self.queue.try_send(job).map_err(|error| match error {
-            mpsc::TrySendError::Full(_) => PoolError::Full,
-            mpsc::TrySendError::Disconnected(_) => PoolError::Broken,
-        })
+    fn submit(&self, place: Place, password: Secret, work: Work) -> Result<(), PoolError> {
+        let salt = entropy::random(&*self.entropy);
+        self.queue.send(Job { password, salt, work, _place: place }).map_err(|_| PoolError::Broken)
     }
 }
 
@@ -119,15 +149,13 @@ fn work(jobs: &Mutex<mpsc::Receiver<Job>>) {
     let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 19);
     loop {
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        match job {
-            // Nobody waits for the answer any more: the client has gone.
-            Ok(Job::Hash { reply, .. }) if reply.is_closed() => {}
-            Ok(Job::Verify { reply, .. }) if reply.is_closed() => {}
-            Ok(Job::Hash { password, salt, reply }) => drop(reply.send(hash(&password, salt))),
-            Ok(Job::Verify { password, stored, salt, reply }) => {
-                drop(reply.send(verify(&password, stored.as_deref(), salt)));
-            }
-            Err(mpsc::RecvError) => return,
+        let Ok(Job { password, salt, work, _place }) = job else { return };
+        if work.is_abandoned() {
+            continue;
+        }
+        match work {
+            Work::Hash(reply) => drop(reply.send(hash(&password, salt))),
+            Work::Verify(stored, reply) => drop(reply.send(verify(&password, stored.as_deref(), salt))),
         }
     }
 }
@@ -192,7 +220,8 @@ mod tests {
     }
 
     async fn pool_verify(password: String, stored: Option<String>) -> Verdict {
-        pool().verify(Secret::new(password), stored).await.unwrap()
+        let pool = pool();
+        pool.verify(pool.reserve().unwrap(), Secret::new(password), stored).await.unwrap()
     }
 
     #[tokio::test]
@@ -228,7 +257,10 @@ mod tests {
         let waiting: Vec<_> = (0..QUEUE * 4)
             .map(|_| {
                 let pool = pool.clone();
-                tokio::spawn(async move { pool.verify(Secret::new("whatever it may be"), None).await })
+                tokio::spawn(async move {
+                    let place = pool.reserve()?;
+                    pool.verify(place, Secret::new("whatever it may be"), None).await
+                })
             })
             .collect();
         let mut answers = Vec::new();

@@ -44,8 +44,8 @@ struct LlmKey {
     version: i64,
     /// How the desk came by it: `static` is a key that was stored.
     mode: String,
-    /// From when it is void (RFC 3339); absent when it is not known to end.
-    #[oai(skip_serializing_if_is_none)]
+    /// From when it is void (RFC 3339); null when it is not known to end.
+    #[oai(nullable)]
     expires_at: Option<String>,
     /// Whether the desk can revoke it at the provider.
     revocable: bool,
@@ -190,7 +190,6 @@ fn one(project: &str, key: &HandedKey) -> JsonBody<LlmKey> {
         key: &'a str,
         version: i64,
         mode: &'a str,
-        #[serde(skip_serializing_if = "Option::is_none")]
         expires_at: Option<crate::model::Timestamp>,
         revocable: bool,
         env: String,

@@ -78,7 +78,7 @@ async fn one_key_comes_with_what_its_user_needs_to_know() {
     assert_eq!(
         json(response).await,
         json!({"provider": "openai", "project": "default", "key": "sk-proj-ROTATED0123456789", "version": 2,
-               "mode": "static", "revocable": false, "env": "OPENAI_API_KEY"})
+               "mode": "static", "expires_at": null, "revocable": false, "env": "OPENAI_API_KEY"})
     );
     let missing = desk.get("/llm-keys/groq").bearer_auth(&token).send().await.unwrap();
     assert_problem(missing, 404, "no key of this provider").await;
