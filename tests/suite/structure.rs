@@ -188,6 +188,38 @@ fn each_part_names_only_what_it_may() {
     assert!(faults.is_empty(), "{faults:#?}");
 }
 
+/// The files at the root of the crate, which only tie the parts together.
+const UNRULED: &[&str] = &["lib", "main"];
+
+#[test]
+fn no_part_and_no_crate_is_outside_the_rule() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for entry in fs::read_dir(root.join("src")).unwrap() {
+        let name = entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned();
+        let ruled = RULES.iter().any(|(part, ..)| *part == name) || UNRULED.contains(&name.as_str());
+        assert!(ruled, "src/{name} has no rule");
+    }
+    let manifest = fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    let dependencies = manifest.split("[dependencies]").nth(1).unwrap().split("\n[").next().unwrap();
+    let lines = dependencies.lines().filter(|line| !line.starts_with('#') && line.contains(" = "));
+    for name in lines.map(|line| line.split(" = ").next().unwrap().replace('-', "_")) {
+        assert!(CRATES.contains(&name.as_str()) || name == "time", "no rule says who may name {name}");
+    }
+}
+
+/// The README's table of settings says what the program says.
+#[test]
+fn the_readme_lists_every_setting_with_its_default() {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    for key in keydesk::config::KEYS {
+        let row = readme.lines().find(|line| line.starts_with(&format!("| `{}` |", key.name)));
+        let row = row.unwrap_or_else(|| panic!("the README does not list {}", key.name));
+        if let keydesk::config::keys::Default::Text(default) = key.default {
+            assert!(row.contains(&format!("| `{default}` |")), "{row} should say {default}");
+        }
+    }
+}
+
 #[test]
 fn the_rule_sees_every_way_of_naming_a_part() {
     let code = "use crate::{model::{Id, Scope},\n    store::Store, secret::Secret};\nfn f() { crate::http::serve(); }";
