@@ -1,0 +1,138 @@
+"""What an operator's bad day looks like: a full disk, silent clients, variables that come and go."""
+
+import os
+import socket
+import subprocess
+import time
+
+import pytest
+import requests
+
+from conftest import Desk
+
+
+@pytest.fixture
+def fresh(tmp_path):
+    made = []
+
+    def make(**settings):
+        desk = Desk(tmp_path / f"desk{len(made)}", **settings)
+        made.append(desk)
+        return desk
+
+    yield make
+    for desk in made:
+        desk.kill()
+
+
+def read(desk, key=None):
+    return requests.get(f"{desk.url}/llm-keys", headers={"X-API-Key": key or desk.service_api_key}, timeout=30)
+
+
+def test_a_full_disk_gives_no_key_and_a_freed_one_does_again(fresh):
+    desk = fresh()
+    desk.data.mkdir(mode=0o700)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", desk.data], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
+    try:
+        desk.start()
+        assert read(desk).status_code == 200
+        filler = desk.data / "filler"
+        with filler.open("wb") as file:
+            try:
+                while True:
+                    file.write(b"\0" * 65536)
+                    file.flush()
+            except OSError:
+                pass
+        # What is already allocated is used up first.
+        statuses = [read(desk).status_code for _ in range(400)]
+        assert statuses[-1] == 503, "the disk is full"
+        refused = read(desk)
+        assert refused.headers["content-type"] == "application/problem+json" and refused.headers["retry-after"]
+        assert not any(key in refused.text for key in desk.keys.values())
+        assert requests.get(f"{desk.url}/health/ready", timeout=30).status_code == 503
+        assert requests.get(f"{desk.url}/health", timeout=30).status_code == 200
+        filler.unlink()
+        # A load balancer asks nothing else of a desk that is not ready.
+        deadline = time.monotonic() + 10
+        while requests.get(f"{desk.url}/health/ready", timeout=30).status_code != 200:
+            assert time.monotonic() < deadline, "not ready within ten seconds after space was freed"
+            time.sleep(0.2)
+        assert read(desk).status_code == 200
+        assert desk.stop() == 0
+    finally:
+        desk.kill()
+        subprocess.run(["umount", desk.data], check=True)
+
+
+@pytest.mark.parametrize("first_bytes", [b"", b"P", b"PRI * HTTP/2.0\r\n\r\nS", b"GET /health HTTP/1.1\r\nHost: x\r\nX-Slow"])
+def test_a_client_that_says_nothing_more_is_cut(fresh, first_bytes):
+    desk = fresh().start()
+    begun = time.monotonic()
+    clients = [socket.create_connection(("127.0.0.1", desk.port)) for _ in range(20)]
+    for client in clients:
+        client.sendall(first_bytes)
+    assert requests.get(f"{desk.url}/health", timeout=5).status_code == 200
+    for client in clients:
+        client.settimeout(20)
+        try:
+            while client.recv(4096):
+                pass
+        except ConnectionResetError:
+            pass
+    assert time.monotonic() - begun < 15
+
+
+def test_more_clients_than_files_are_a_wait_and_no_end(fresh):
+    desk = fresh()
+    # Inherited by the server: 64 files in all.
+    import resource
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, limits[1]))
+    try:
+        desk.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    clients = [socket.create_connection(("127.0.0.1", desk.port)) for _ in range(100)]
+    before = os.times().elapsed
+    assert read(desk).status_code == 200, "after the silent ones were cut"
+    assert os.times().elapsed - before < 25
+    for client in clients:
+        client.close()
+
+
+def test_a_deleted_key_stays_deleted_until_its_variable_changes(fresh):
+    desk = fresh().start()
+    desk.cli("key", "delete", "openai")
+    desk.stop()
+    desk.start()
+    assert "openai" not in read(desk).json()
+    desk.stop()
+    desk.env["OPENAI_API_KEY"] = "sk-proj-another0123456789"
+    desk.start()
+    assert read(desk).json()["openai"] == "sk-proj-another0123456789"
+
+
+def test_the_service_key_is_the_one_of_the_environment(fresh):
+    desk = fresh().start()
+    first, second = desk.service_api_key, "svc-second-0123456789abcdef"
+    for wanted, gone in ((second, first), (first, second)):
+        desk.stop()
+        desk.env["SERVICE_API_KEY"] = wanted
+        desk.start()
+        assert read(desk, wanted).status_code == 200
+        assert read(desk, gone).status_code == 401
+    desk.cli("service-account", "delete", "default")
+    desk.stop()
+    desk.start()
+    assert read(desk, first).status_code == 401, "deleted, and the variable has not changed"
+
+
+@pytest.mark.parametrize("value", ["kd_service_shared_secret_01", "eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl"])
+def test_a_service_key_that_could_be_taken_for_ours_is_refused(fresh, value):
+    desk = fresh(SERVICE_API_KEY=value)
+    with pytest.raises(AssertionError, match="SERVICE_API_KEY is not imported"):
+        desk.start()
+    assert not (desk.data / "keydesk.db").exists()
