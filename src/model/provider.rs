@@ -98,7 +98,9 @@ pub fn check_key_text(text: &str) -> Result<(), KeyTextError> {
         ["yourapikey", "yourkey", "yoursecret", "changeme", "replaceme", "replacewith", "placeholder"];
     let named = squeezed.starts_with("your") && squeezed.ends_with("key");
     let filler = body.is_empty() || body.bytes().all(|b| b == body.as_bytes()[0]);
-    if (lower.starts_with('<') && lower.ends_with('>'))
+    let masked = ["***", "..."].iter().any(|mask| text.contains(mask));
+    if masked
+        || (lower.starts_with('<') && lower.ends_with('>'))
         || named
         || (filler && text.len() > 2)
         || telling.iter().any(|word| squeezed.contains(word))
@@ -137,6 +139,8 @@ mod tests {
             "CHANGE_ME",
             "sk-...",
             "****************",
+            "sk-proj-************6789",
+            "sk-proj-abcd...wxyz0123",
         ] {
             assert_eq!(check_key_text(stub), Err(KeyTextError::Placeholder), "{stub}");
         }
