@@ -101,6 +101,14 @@ create table provider_key_versions (
     unique (provider_key_id, version)
 ) strict;
 
+-- What was last imported from the environment, recognised by a keyed digest: a restart with the same value changes nothing,
+-- whatever has happened to the key since.
+create table imports (
+    source      text primary key,
+    mac         blob not null check (length(mac) = 32),
+    imported_at integer not null
+) strict;
+
 -- The book. Each process writes one stream, numbered without gaps; `mac` is where the chain's MAC goes.
 create table audit_events (
     id             blob primary key check (length(id) = 16),

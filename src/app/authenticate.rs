@@ -31,7 +31,7 @@ pub enum Presented {
 }
 
 /// Why a credential is refused, for the book.
-type Refusal = (&'static str, Option<Principal>);
+type Refusal = (&'static str, Option<(Principal, CredentialKind)>);
 
 impl App {
     /// Proves who is asking. `account` is the `X-Service-Account` header: if it is there, it must name the owner of the
@@ -42,37 +42,47 @@ impl App {
         account: Option<&str>,
         origin: Origin,
     ) -> Result<Caller, Error> {
-        let presented = presented.ok_or(Error::CredentialMissing)?;
-        let kind = match presented {
-            Presented::ApiKey(_) => Some(CredentialKind::ApiKey),
-            _ => None,
+        let Some(presented) = presented else {
+            return Err(self.refuse(Action::CredentialVerify, &origin, Error::CredentialMissing).await);
         };
-        match self.identify(presented, account, &origin).await? {
+        let found = self.identify(&presented, &origin).await?;
+        match found.and_then(|found| found.into_caller(account, origin.clone())) {
             Ok(caller) => Ok(caller),
             Err((reason, owner)) => {
-                self.book.record(refusal(&origin, kind, reason, owner.as_ref())).await?;
+                let mut event = AuditEvent::anonymous(&origin, Action::CredentialVerify).denied(reason);
+                if let Some((owner, credential)) = owner {
+                    event.is_by(&owner, credential);
+                }
+                self.book.record(event).await?;
                 Err(Error::CredentialInvalid)
             }
+        }
+    }
+
+    /// Writes down that something was refused before it was known who asks, and gives the error to answer with: a refusal
+    /// that cannot be written is no less a refusal, but the asker is told that the desk cannot work.
+    pub async fn refuse(&self, action: Action, origin: &Origin, error: Error) -> Error {
+        match self.book.record(AuditEvent::anonymous(origin, action).denied(error.code())).await {
+            Ok(()) => error,
+            Err(unavailable) => unavailable,
         }
     }
 
     #[expect(clippy::disallowed_methods, reason = "the credential is verified, or looked up by its digest")]
     async fn identify(
         &self,
-        presented: Presented,
-        account: Option<&str>,
+        presented: &Presented,
         origin: &Origin,
-    ) -> Result<Result<Caller, Refusal>, Error> {
-        let found = match &presented {
+    ) -> Result<Result<Found, Refusal>, Error> {
+        match presented {
             Presented::Bearer(text) if jwt::looks_like_jwt(text.expose()) => {
-                self.owner_of_access_token(text.expose()).await?
+                self.owner_of_access_token(text.expose()).await
             }
             Presented::Bearer(text) | Presented::ApiKey(text) => {
-                self.owner_of_api_key(text.expose(), origin).await?
+                self.owner_of_api_key(text.expose(), origin).await
             }
-            Presented::Malformed => Err(("malformed_authorization", None)),
-        };
-        Ok(found.and_then(|found| found.into_caller(account, origin.clone())))
+            Presented::Malformed => Ok(Err(("malformed_authorization", None))),
+        }
     }
 
     async fn owner_of_access_token(&self, text: &str) -> Result<Result<Found, Refusal>, Error> {
@@ -89,7 +99,7 @@ impl App {
             return Ok(Err(("unknown_principal", None)));
         };
         if token_families::is_access_token_revoked(&mut db, &claims.jti, token_id.family).await? {
-            return Ok(Err(("revoked_token", Some(principal))));
+            return Ok(Err(("revoked_token", Some((principal, CredentialKind::AccessToken)))));
         }
         let (credential, client_id) = (CredentialKind::AccessToken, Some(claims.client_id));
         Ok(Ok(Found { principal, scopes, credential, client_id }))
@@ -113,7 +123,7 @@ impl App {
             None
         };
         if let Some(reason) = reason {
-            return Ok(Err((reason, Some(principal))));
+            return Ok(Err((reason, Some((principal, CredentialKind::ApiKey)))));
         }
         if key.last_used_at.is_none_or(|at| at.plus(LAST_USED_PRECISION) <= now) {
             let mut tx = self.store.begin().await?;
@@ -153,10 +163,10 @@ impl Found {
                 || account.parse::<PrincipalName>().is_ok_and(|name| name == owner.name)
         };
         if !account.is_none_or(named) {
-            return Err(("wrong_service_account", Some(self.principal)));
+            return Err(("wrong_service_account", Some((self.principal, self.credential))));
         }
         if !self.principal.is_enabled() {
-            return Err(("disabled", Some(self.principal)));
+            return Err(("disabled", Some((self.principal, self.credential))));
         }
         Ok(Caller {
             principal: Some((self.principal.id, self.principal.kind)),
@@ -167,18 +177,4 @@ impl Found {
             origin,
         })
     }
-}
-
-fn refusal(
-    origin: &Origin,
-    kind: Option<CredentialKind>,
-    reason: &str,
-    owner: Option<&Principal>,
-) -> AuditEvent {
-    let mut event = AuditEvent::anonymous(origin, Action::CredentialVerify).denied(reason);
-    if let Some(owner) = owner {
-        event.is_by(owner, CredentialKind::AccessToken);
-    }
-    event.credential = kind.map(CredentialKind::as_str);
-    event
 }

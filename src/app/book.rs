@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Error, Surroundings};
 use crate::{
-    model::{AuditEvent, Id},
+    model::{Action, AuditEvent, Id, Origin},
     store::{Store, StoreError, audit_events},
 };
 
@@ -49,9 +49,12 @@ impl Book {
         self.stream
     }
 
-    /// Whether the last event could be written.
-    pub(super) fn is_healthy(&self) -> bool {
+    /// Whether events can be written. After a failure it is tried, so that a desk which nobody asks any more, because it
+    /// is not ready, finds out by itself that it is.
+    pub(super) async fn is_healthy(&self) -> bool {
+        let itself = Origin { source: "local".to_owned(), request_id: "probe".to_owned() };
         self.healthy.load(Ordering::Relaxed)
+            || self.record(AuditEvent::anonymous(&itself, Action::BookProbe)).await.is_ok()
     }
 
     /// Returns when `event` is durable. An error means that it is not, and whatever it was about must not happen.

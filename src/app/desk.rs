@@ -211,7 +211,11 @@ impl App {
     ) -> Result<Self, Error> {
         let rows = keys::data_keys(&mut store.read().await?).await?;
         let rows: Vec<_> = rows.into_iter().map(|row| (row.id, row.purpose, row.wrapped)).collect();
-        let keyring = Keyring::unwrap(kek, &rows).map_err(Error::internal)?;
+        let keyring = Keyring::unwrap(kek, &rows).map_err(|error| {
+            Error::Refused(format!(
+                "a data key in the database is damaged or missing ({error}); restore a backup"
+            ))
+        })?;
         let passwords = PasswordPool::start(Arc::clone(&surroundings.entropy)).map_err(Error::internal)?;
         let book = Book::open(store.clone(), surroundings.clone());
         let signing_keys = Ring::empty(settings.access_ttl);
@@ -263,12 +267,22 @@ fn create_private_directory(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
 
-/// Writes a new file that only its owner can read, durably. An existing file is an error.
+/// Writes a new file that only its owner can read, durably: it appears whole or not at all. An existing one is an error.
 pub fn write_private_file(path: &Path, text: &str) -> io::Result<()> {
     use io::Write as _;
-    let mut file = fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)?;
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(".new");
+    let draft = PathBuf::from(draft);
+    match fs::remove_file(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(&draft)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
+    // A link, because a rename would overwrite.
+    fs::hard_link(&draft, path)?;
+    fs::remove_file(&draft)?;
     sync_directory(path.parent().unwrap_or(Path::new(".")))
 }
 

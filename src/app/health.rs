@@ -17,12 +17,12 @@ impl App {
     /// Every dependency with its state. Nothing here tells a stranger more than "works" or "does not".
     pub async fn readiness(&self) -> Vec<Check> {
         let store = match self.store.read().await {
-            Ok(mut connection) => connection.ping().await.is_ok(),
+            Ok(mut connection) => connection.check_reading().await.is_ok(),
             Err(_) => false,
         };
         vec![
             Check { name: "store", ok: store },
-            Check { name: "audit", ok: self.book.is_healthy() },
+            Check { name: "audit", ok: self.book.is_healthy().await },
             Check { name: "signing_key", ok: !self.signing_keys.is_empty() },
             Check { name: "draining", ok: !self.draining.load(Ordering::Relaxed) },
         ]

@@ -4,16 +4,17 @@
 //! was imported is remembered as a keyed digest, so that an old value still standing in a unit file does not undo a
 //! rotation made since, and a revoked service key stays revoked.
 
-use super::{App, Error, principals::object, projects, provider_keys};
+use super::{App, Error, change::Change, principals::object, projects, provider_keys};
 use crate::{
+    crypto::jwt,
     model::{
-        Action, Caller, Id, Principal, PrincipalKind, PrincipalName, ProjectName, Provider, Role, Scope,
-        ScopeSet, provider,
+        Action, AuditEvent, Caller, Id, Principal, PrincipalKind, PrincipalName, ProjectName, Provider, Role,
+        Scope, TokenDigest, provider, token,
     },
     secret::Secret,
     store::{
         api_keys::{self, ApiKeyRow},
-        grants, principals, provider_keys as rows,
+        grants, imports, principals,
     },
 };
 
@@ -56,6 +57,12 @@ impl Found {
     pub fn check(&self) -> Result<(), Error> {
         let service = self.service_api_key.iter().map(|key| (SERVICE_VARIABLE, key));
         let providers = self.provider_keys.iter().map(|found| (found.variable.as_str(), &found.key));
+        if self.service_api_key.as_ref().is_some_and(|key| is_of_ours(key.expose())) {
+            let why = "it looks like a token of Keydesk's own, which it could be mistaken for";
+            return Err(Error::Refused(format!(
+                "{SERVICE_VARIABLE} is not imported: {why}. Choose another value."
+            )));
+        }
         for (variable, key) in providers.chain(service) {
             provider::check_key_text(key.expose()).map_err(|error| {
                 Error::Refused(format!(
@@ -65,6 +72,11 @@ impl Found {
         }
         Ok(())
     }
+}
+
+/// Whether a text would be read as an access token or as a token of ours wherever it is shown.
+fn is_of_ours(text: &str) -> bool {
+    text.starts_with(token::PREFIX) || jwt::looks_like_jwt(text)
 }
 
 impl App {
@@ -88,26 +100,26 @@ impl App {
         found: &FoundKey,
     ) -> Result<Option<Imported>, Error> {
         let project = ProjectName::default_project();
-        let mac = self.keyring.mac("imported provider key", found.key.expose().as_bytes());
+        let source = format!("provider_key:{}", found.provider);
+        let mac = self.keyring.mac("imported key", found.key.expose().as_bytes());
         let mut db = self.store.read().await?;
+        if imports::last(&mut db, &source).await?.as_deref() == Some(&mac) {
+            return Ok(None);
+        }
         let Ok(project_id) = projects::existing(&mut db, &project).await.map(|project| project.id) else {
             tracing::warn!(variable = found.variable, "not imported: the project `default` was deleted");
             return Ok(None);
         };
-        let present = rows::find(&mut db, project_id, &found.provider).await?;
         drop(db);
-        if present.is_some_and(|row| row.imported_mac.as_deref() == Some(&mac)) {
-            return Ok(None);
-        }
+        let now = self.now();
         let object = provider_keys::object(&project, &found.provider);
         let mut change = self.change(caller, Scope::LlmKeysWrite, Action::ProviderKeySet, object).await?;
         let result = async {
-            let (id, version) =
-                self.add_version(&mut change, project_id, &found.provider, &found.key).await?;
-            rows::set_imported_mac(&mut change, id, mac).await?;
+            let (_, version) = self.add_version(&mut change, project_id, &found.provider, &found.key).await?;
+            imports::remember(&mut change, &source, mac, now).await?;
             Ok(version)
-        };
-        let result = result.await;
+        }
+        .await;
         if let Ok(version) = &result {
             change.event = change.event.clone().version(version);
         }
@@ -119,40 +131,44 @@ impl App {
     /// Makes `key` the one imported API key of service account `default`; the one imported before is revoked.
     #[expect(clippy::disallowed_methods, reason = "the key is stored as a keyed digest")]
     async fn import_service_key(&self, caller: &Caller, key: &Secret) -> Result<Option<Imported>, Error> {
+        let mac = self.keyring.mac("imported key", key.expose().as_bytes());
         let digest = self.imported_key_digest(key.expose());
-        let mut db = self.store.read().await?;
-        if api_keys::owner(&mut db, digest).await?.is_some() {
+        if imports::last(&mut self.store.read().await?, SERVICE_VARIABLE).await?.as_deref() == Some(&mac) {
             return Ok(None);
         }
-        drop(db);
         let account = self.imported_account(caller).await?;
-        let (id, now) = (self.new_id(), self.now());
-        let mut change =
-            self.change(caller, Scope::Admin, Action::ApiKeyIssue, format!("api_key:{id}")).await?;
+        let now = self.now();
+        let object = format!("{}:{SERVICE_ACCOUNT}", PrincipalKind::ServiceAccount.as_str());
+        let mut change = self.change(caller, Scope::Admin, Action::ApiKeyIssue, object).await?;
         let result = async {
             for old in api_keys::imported(&mut change, account).await? {
                 api_keys::revoke(&mut change, old, now).await?;
-                let revoked =
-                    crate::model::AuditEvent::by(caller, Action::ApiKeyRevoke).on(format!("api_key:{old}"));
-                change.also(revoked).await?;
+                change
+                    .also(AuditEvent::by(caller, Action::ApiKeyRevoke).on(format!("api_key:{old}")))
+                    .await?;
             }
-            let new = ApiKeyRow {
-                id,
-                principal: SERVICE_ACCOUNT.parse().map_err(Error::internal)?,
-                label: SERVICE_VARIABLE.to_owned(),
-                scope: ScopeSet::of(&[Scope::LlmKeysRead]),
-                sources: None,
-                created_at: now,
-                expires_at: None,
-                revoked_at: None,
-                last_used_at: None,
-            };
-            Ok(api_keys::insert(&mut change, &new, account, digest, true).await?)
-        };
-        let result = result.await;
+            imports::remember(&mut change, SERVICE_VARIABLE, mac, now).await?;
+            self.put_imported_key(&mut change, account, digest).await
+        }
+        .await;
         change.finish(result).await?;
         let became = format!("API key of service account {SERVICE_ACCOUNT}");
         Ok(Some(Imported { variable: SERVICE_VARIABLE.to_owned(), became }))
+    }
+
+    /// Stores the imported key, or lets it in again if it was imported before.
+    async fn put_imported_key(
+        &self,
+        change: &mut Change<'_>,
+        account: Id,
+        digest: TokenDigest,
+    ) -> Result<(), Error> {
+        if let Some((known, _)) = api_keys::owner(change, digest).await? {
+            return Ok(api_keys::reinstate(change, known.id).await?);
+        }
+        let name = SERVICE_ACCOUNT.parse().map_err(Error::internal)?;
+        let new = ApiKeyRow::new(self.new_id(), name, SERVICE_VARIABLE.to_owned(), self.now());
+        Ok(api_keys::insert(change, &new, account, digest, true).await?)
     }
 
     /// The service account `default`, made and granted project `default` if it is not there yet.
@@ -174,9 +190,12 @@ impl App {
         let result = async {
             principals::insert(&mut change, &account, None).await?;
             let project = projects::existing(&mut change, &ProjectName::default_project()).await?;
-            Ok(grants::put(&mut change, account.id, project.id, None, account.created_at).await?)
-        };
-        let result = result.await;
+            grants::put(&mut change, account.id, project.id, None, account.created_at).await?;
+            let granted = AuditEvent::by(caller, Action::GrantSet)
+                .on(format!("grant:{}/{SERVICE_ACCOUNT}", project.name));
+            change.also(granted).await
+        }
+        .await;
         change.finish(result).await?;
         Ok(account.id)
     }

@@ -77,7 +77,8 @@ impl App {
         is_current: impl Fn(&str) -> bool,
     ) -> Result<Tagged<HandedKey>, Error> {
         let (project, mut keys) = self.entitled_keys(caller, project).await?;
-        keys.retain(|key| key.provider.as_str() == provider);
+        let provider = provider.parse::<Provider>().ok();
+        keys.retain(|key| Some(&key.provider) == provider.as_ref());
         if keys.is_empty() {
             let event = AuditEvent::by(caller, Action::LlmKeysRead).on(format!("project:{project}"));
             self.book.record(event.failed("unknown_provider")).await?;
@@ -128,7 +129,10 @@ impl App {
         };
         let mut granted = grants::of_principal(db, principal).await?;
         let wanted = match project {
-            Some(name) => granted.iter().position(|grant| grant.project.as_str() == name),
+            Some(name) => {
+                let name = name.parse::<ProjectName>().ok();
+                granted.iter().position(|grant| Some(&grant.project) == name.as_ref())
+            }
             None if granted.len() == 1 => Some(0),
             None => granted.iter().position(|grant| grant.project == ProjectName::default_project()),
         };

@@ -70,23 +70,25 @@ impl App {
         let verdict = match self.passwords.verify(password, stored.clone()).await {
             Ok(verdict) => verdict,
             Err(error) => {
-                let mut tx = self.store.begin().await?;
-                self.take_back(&mut tx, &attempt).await?;
-                tx.commit().await?;
+                self.take_back(&attempt).await?;
                 return Err(error.into());
             }
         };
-        let Some(user) = user else { return Err(event.because("unknown_user", Error::InvalidGrant)) };
-        let reason = match verdict {
-            Verdict::Wrong => Some("wrong_password"),
-            _ if !user.is_enabled() => Some("disabled"),
-            _ if expired => Some("expired_password"),
-            _ if !user.grant_types.contains(&GrantType::Password) => Some("password_grant_off"),
-            _ => None,
+        let proven = match user {
+            None => Err("unknown_user"),
+            Some(_) if verdict == Verdict::Wrong => Err("wrong_password"),
+            Some(user) if !user.is_enabled() => Err("disabled"),
+            Some(_) if expired => Err("expired_password"),
+            Some(user) if !user.grant_types.contains(&GrantType::Password) => Err("password_grant_off"),
+            Some(user) => Ok(user),
         };
-        if let Some(reason) = reason {
-            return Err(event.because(reason, Error::InvalidGrant));
-        }
+        let user = match proven {
+            Ok(user) => user,
+            Err(reason) => {
+                self.confirm_failure(&attempt).await?;
+                return Err(event.because(reason, Error::InvalidGrant));
+            }
+        };
         let renewal = match (verdict, stored) {
             (Verdict::RightButOutdated(new), Some(old)) => Some((old, new)),
             _ => None,
@@ -143,7 +145,7 @@ impl App {
         proven: &Proven,
         event: Option<&AuditEvent>,
     ) -> Result<(), Error> {
-        self.take_back(tx, &proven.attempt).await?;
+        self.absolve(tx, &proven.attempt).await?;
         self.remember_source(tx, proven.user.id, &proven.attempt).await?;
         let (Some((old, new)), Some(event)) = (&proven.renewal, event) else { return Ok(()) };
         if principals::renew_password_hash(tx, proven.user.id, old.clone(), new.clone()).await? {

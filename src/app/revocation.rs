@@ -1,5 +1,7 @@
 //! Revoking a token (RFC 7009) and asking about one (RFC 7662).
 
+use std::time::Duration;
+
 use super::{
     App, Error,
     client::{Client, ClientCredentials},
@@ -12,6 +14,9 @@ use crate::{
     secret::Secret,
     store::{audit_events, principals, token_families},
 };
+
+/// The longest life that can be configured for an access token: lowering the setting does not void what was issued.
+const MAX_ACCESS_TTL: Duration = Duration::from_hours(1);
 
 /// Who asks about a token.
 #[derive(Debug)]
@@ -64,7 +69,7 @@ impl App {
         } else if let Some(claims) = self.access_token_of(&client, token.expose()) {
             let end = i64::try_from(claims.exp).unwrap_or(i64::MAX).saturating_mul(1_000_000);
             // A little longer than the token itself, because of the leeway with which it is accepted.
-            let end = Timestamp::from_micros(end).plus(std::time::Duration::from_mins(1));
+            let end = Timestamp::from_micros(end).plus(Duration::from_mins(1));
             token_families::revoke_access_token(&mut tx, &claims.jti, end).await?;
             event.object = Some(format!("access_token:{}", claims.jti));
         }
@@ -139,7 +144,7 @@ impl App {
         let expected = jwt::Expectation {
             issuer: &self.settings.issuer,
             audience: &self.settings.audience,
-            max_ttl: self.settings.access_ttl,
+            max_ttl: MAX_ACCESS_TTL,
         };
         self.signing_keys.verify(text, &expected, self.now())
     }

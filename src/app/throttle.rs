@@ -38,6 +38,9 @@ struct Rule {
     sliding: bool,
     /// How many are free.
     free: i64,
+    /// Whether the subject closes as soon as the attempt is counted, or only when it has failed: many people behind one
+    /// address may be logging in at the same moment.
+    closes_at_once: bool,
     /// For how long the subject is closed after failure number `free + n`, counted from 0.
     closed_for: fn(i64) -> Duration,
 }
@@ -46,19 +49,31 @@ const PAIR: Rule = Rule {
     window: Duration::from_mins(15),
     sliding: true,
     free: 5,
+    closes_at_once: true,
     closed_for: |n| Duration::from_secs(1 << n.clamp(0, 10)).min(Duration::from_mins(15)),
 };
 const SOURCE: Rule = Rule {
     window: Duration::from_mins(5),
     sliding: false,
     free: 30,
+    closes_at_once: false,
     closed_for: |_| Duration::from_mins(15),
 };
-const CLIENTS: Rule =
-    Rule { window: Duration::from_mins(1), sliding: false, free: 20, closed_for: |_| Duration::from_mins(1) };
+const CLIENTS: Rule = Rule {
+    window: Duration::from_mins(1),
+    sliding: false,
+    free: 20,
+    closes_at_once: true,
+    closed_for: |_| Duration::from_mins(1),
+};
 /// Never closed: it only decides whether unknown sources may try.
-const ACCOUNT: Rule =
-    Rule { window: Duration::from_mins(15), sliding: true, free: i64::MAX, closed_for: |_| Duration::ZERO };
+const ACCOUNT: Rule = Rule {
+    window: Duration::from_mins(15),
+    sliding: true,
+    free: i64::MAX,
+    closes_at_once: false,
+    closed_for: |_| Duration::ZERO,
+};
 const ACCOUNT_LIMIT: i64 = 30;
 
 /// For how long a source counts as known, and how many of them are remembered for a user.
@@ -115,13 +130,20 @@ impl Subject {
             Some(count) if !self.rule.sliding => count.window_end,
             _ => now.plus(self.rule.window),
         };
-        let closed = failures >= self.rule.free;
-        let blocked_until = if closed {
-            now.plus((self.rule.closed_for)(failures - self.rule.free))
+        let blocked_until = if self.rule.closes_at_once {
+            self.closed_until(failures, now)
         } else {
-            Timestamp::from_micros(0)
+            current.map_or(Timestamp::from_micros(0), |count| count.blocked_until)
         };
         Count { failures, window_end, blocked_until }
+    }
+
+    /// Until when so many failures close it.
+    fn closed_until(&self, failures: i64, now: Timestamp) -> Timestamp {
+        match failures - self.rule.free {
+            beyond @ 0.. => now.plus((self.rule.closed_for)(beyond)),
+            _ => Timestamp::from_micros(0),
+        }
     }
 }
 
@@ -152,8 +174,7 @@ impl App {
         };
         let mut tx = self.store.begin().await?;
         let now = self.now();
-        let closed = self.closed_until(&mut tx, &attempt, user, now).await?;
-        if let Some(until) = closed {
+        if let Some(until) = self.refused_until(&mut tx, &attempt, user, now).await? {
             return Err(event.because("throttled", too_many(until, now)));
         }
         for subject in [attempt.pair, attempt.source, attempt.account] {
@@ -164,7 +185,7 @@ impl App {
         Ok(attempt)
     }
 
-    async fn closed_until(
+    async fn refused_until(
         &self,
         tx: &mut Tx,
         attempt: &Attempt,
@@ -187,16 +208,31 @@ impl App {
         Ok((!known).then_some(count.window_end))
     }
 
-    /// The attempt was no guess: the password was right, or was never looked at.
-    pub(super) async fn take_back(&self, tx: &mut Tx, attempt: &Attempt) -> Result<(), Error> {
+    /// The password was right: its user and source begin anew, and the attempt no longer counts elsewhere.
+    pub(super) async fn absolve(&self, tx: &mut Tx, attempt: &Attempt) -> Result<(), Error> {
         throttles::forget(tx, attempt.pair.key).await?;
-        for subject in [attempt.source, attempt.account] {
-            if let Some(count) = throttles::find(tx, subject.key).await? {
-                let failures = (count.failures - 1).max(0);
-                throttles::put(tx, subject.key, Count { failures, ..count }).await?;
-            }
+        take_back(tx, attempt.source).await?;
+        take_back(tx, attempt.account).await
+    }
+
+    /// The password was wrong, or nobody's: what does not close before that closes now.
+    pub(super) async fn confirm_failure(&self, attempt: &Attempt) -> Result<(), Error> {
+        let (source, now) = (attempt.source, self.now());
+        let mut tx = self.store.begin().await?;
+        if let Some(count) = throttles::find(&mut tx, source.key).await? {
+            let blocked_until = source.closed_until(count.failures, now);
+            throttles::put(&mut tx, source.key, Count { blocked_until, ..count }).await?;
         }
-        Ok(())
+        Ok(tx.commit().await?)
+    }
+
+    /// The password was not looked at: this one attempt does not count.
+    pub(super) async fn take_back(&self, attempt: &Attempt) -> Result<(), Error> {
+        let mut tx = self.store.begin().await?;
+        for subject in [attempt.pair, attempt.source, attempt.account] {
+            take_back(&mut tx, subject).await?;
+        }
+        Ok(tx.commit().await?)
     }
 
     /// The user has logged in from there.
@@ -230,6 +266,15 @@ impl App {
         throttles::put(&mut tx, subject.key, subject.failed(before, self.now())).await?;
         Ok(tx.commit().await?)
     }
+}
+
+/// Takes one failure back, and the closure that it brought about.
+async fn take_back(tx: &mut Tx, subject: Subject) -> Result<(), Error> {
+    let Some(count) = throttles::find(tx, subject.key).await? else { return Ok(()) };
+    let failures = (count.failures - 1).max(0);
+    let blocked_until =
+        if failures < subject.rule.free { Timestamp::from_micros(0) } else { count.blocked_until };
+    Ok(throttles::put(tx, subject.key, Count { failures, blocked_until, ..count }).await?)
 }
 
 fn too_many(until: Timestamp, now: Timestamp) -> Error {

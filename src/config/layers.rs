@@ -140,10 +140,10 @@ impl Layers {
             self.put(&keys::DATABASE_URL, text, Source::Variable(DATABASE_URL.to_owned()));
         }
         for name in environment.ours() {
+            let value = environment.text(name)?.unwrap_or_default();
             if let Some(key) = KEYS.iter().find(|key| key.variable() == name) {
-                let text = environment.text(name)?.unwrap_or_default();
-                self.put(key, text, Source::Variable(name.to_owned()));
-            } else if !is_for_others(name) {
+                self.put(key, value, Source::Variable(name.to_owned()));
+            } else if !is_for_others(name, &value) {
                 let known =
                     KEYS.iter().map(Key::variable).chain([FILE_VARIABLE.to_owned()]).chain(our_secrets());
                 let nearest = nearest(name, known);
@@ -229,10 +229,19 @@ fn our_secrets() -> impl Iterator<Item = String> {
 
 /// Variables with our prefix that are no settings: where the configuration is, secrets, and what Kubernetes sets in every
 /// pod for a service named `keydesk`.
-fn is_for_others(name: &str) -> bool {
-    name == FILE_VARIABLE
-        || name.starts_with("KEYDESK_SERVICE_")
-        || name == "KEYDESK_PORT"
-        || name.starts_with("KEYDESK_PORT_")
-        || our_secrets().any(|secret| secret == name)
+fn is_for_others(name: &str, value: &str) -> bool {
+    name == FILE_VARIABLE || is_of_kubernetes(name, value) || our_secrets().any(|secret| secret == name)
+}
+
+/// `KEYDESK_SERVICE_HOST`, `KEYDESK_SERVICE_PORT[_NAME]`, `KEYDESK_PORT=tcp://…`, `KEYDESK_PORT_8000_TCP[_…]`: recognised by
+/// their values too, so that somebody who means to set a port is told that this is not how.
+fn is_of_kubernetes(name: &str, value: &str) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let of_port = name.strip_prefix("KEYDESK_PORT_").and_then(|rest| rest.split_once('_'));
+    name == "KEYDESK_SERVICE_HOST"
+        || (name.starts_with("KEYDESK_SERVICE_PORT") && is_number(value))
+        || (name == "KEYDESK_PORT" && value.contains("://"))
+        || of_port.is_some_and(|(port, rest)| {
+            is_number(port) && (rest.starts_with("TCP") || rest.starts_with("UDP"))
+        })
 }

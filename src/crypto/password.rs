@@ -24,6 +24,7 @@ const PARAMETERS: (u32, u32, u32) = (19_456, 2, 1);
 /// A stored hash that asks for more than this is refused: a poisoned row must not stop the desk.
 const MAX_MEMORY_KIB: u32 = 256 * 1024;
 const MAX_PASSES: u32 = 10;
+const MAX_LANES: u32 = 8;
 /// How many passwords may wait.
 const QUEUE: usize = 32;
 
@@ -35,7 +36,7 @@ pub struct PasswordPool {
 }
 
 /// What became of a password that was shown.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub enum Verdict {
     /// It is right.
     Right,
@@ -43,6 +44,16 @@ pub enum Verdict {
     RightButOutdated(String),
     /// It is wrong, or there is no such hash.
     Wrong,
+}
+
+impl std::fmt::Debug for Verdict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Right => "Right",
+            Self::RightButOutdated(_) => "RightButOutdated([redacted])",
+            Self::Wrong => "Wrong",
+        })
+    }
 }
 
 /// Why a password could not be hashed now.
@@ -144,7 +155,10 @@ fn verify(password: &Secret, stored: Option<&str>, salt: [u8; 16]) -> Verdict {
         return Verdict::Wrong;
     };
     let Ok(parameters) = Params::try_from(&stored) else { return Verdict::Wrong };
-    if parameters.m_cost() > MAX_MEMORY_KIB || parameters.t_cost() > MAX_PASSES {
+    if parameters.m_cost() > MAX_MEMORY_KIB
+        || parameters.t_cost() > MAX_PASSES
+        || parameters.p_cost() > MAX_LANES
+    {
         return Verdict::Wrong;
     }
     let matches = hasher()

@@ -17,7 +17,7 @@ use poem_openapi::{
 use super::{edge::origin, error::problem};
 use crate::{
     app::{App, Error, Presented},
-    model::Caller,
+    model::{Action, Caller},
     secret::Secret,
 };
 
@@ -116,11 +116,20 @@ impl<'a> ApiExtractor<'a> for Authenticated {
         _: &mut RequestBody,
         _: ExtractParamOptions<()>,
     ) -> Result<Self> {
-        let presented = presented(request.headers()).map_err(problem)?;
-        let account = only(request.headers(), "x-service-account").map_err(problem)?;
-        let account = account.map(|value| value.to_str().unwrap_or("\u{fffd}"));
-        let caller = app(request).authenticate(presented, account, origin(request)).await;
-        caller.map(Self).map_err(problem)
+        caller(request).await.map(Self).map_err(problem)
+    }
+}
+
+/// Who is asking. More than one credential is refused (RFC 6750 §2), so that no two parties read a request differently.
+async fn caller(request: &Request) -> Result<Caller, Error> {
+    let headers = request.headers();
+    let shown = presented(headers).and_then(|presented| Ok((presented, only(headers, "x-service-account")?)));
+    match shown {
+        Ok((presented, account)) => {
+            let account = account.map(|value| value.to_str().unwrap_or("\u{fffd}"));
+            app(request).authenticate(presented, account, origin(request)).await
+        }
+        Err(error) => Err(app(request).refuse(Action::CredentialVerify, &origin(request), error).await),
     }
 }
 
@@ -138,7 +147,7 @@ pub(super) fn app(request: &Request) -> &Arc<App> {
     request.data::<Arc<App>>().expect("the routes carry the desk")
 }
 
-/// The one credential of a request. More than one is refused (RFC 6750 §2), so that no two parties read it differently.
+/// The one credential of a request.
 fn presented(headers: &HeaderMap) -> Result<Option<Presented>, Error> {
     let authorization = only(headers, header::AUTHORIZATION.as_str())?;
     let api_key = only(headers, "x-api-key")?;

@@ -103,23 +103,28 @@ impl<A> From<ApiError<A>> for poem::Error {
     }
 }
 
-/// An error in the form of RFC 6749 §5.2.
-pub(super) struct OAuthError(pub(super) app::Error);
+/// An error in the form of RFC 6749 §5.2, for an operation that may answer `A`.
+pub(super) struct OAuthError<A>(app::Error, PhantomData<fn() -> A>);
 
-impl From<app::Error> for OAuthError {
+impl<A> From<app::Error> for OAuthError<A> {
     fn from(error: app::Error) -> Self {
-        Self(error)
+        Self(error, PhantomData)
     }
 }
 
-impl From<OAuthError> for poem::Error {
-    fn from(OAuthError(error): OAuthError) -> Self {
-        travel(error, Form::OAuth)
+impl<A> From<OAuthError<A>> for poem::Error {
+    fn from(OAuthError(error, _): OAuthError<A>) -> Self {
+        oauth_problem(error)
     }
+}
+
+/// An error of a form's extractor.
+pub(super) fn oauth_problem(error: app::Error) -> poem::Error {
+    travel(error, Form::OAuth)
 }
 
 fn travel(error: app::Error, form: Form) -> poem::Error {
-    let status = status(&error, form);
+    let status = status(&error);
     poem::Error::new(Travelling { error, form }, status)
 }
 
@@ -128,17 +133,17 @@ pub(super) fn problem(error: app::Error) -> poem::Error {
     travel(error, Form::Problem)
 }
 
-fn status(error: &app::Error, form: Form) -> StatusCode {
+fn status(error: &app::Error) -> StatusCode {
     use app::Error as E;
-    match (error, form) {
-        (E::CredentialMissing | E::CredentialInvalid | E::InvalidClient, _) => StatusCode::UNAUTHORIZED,
-        (E::InsufficientScope(_) | E::Forbidden(_), Form::Problem) => StatusCode::FORBIDDEN,
-        (E::NotFound(_), Form::Problem) => StatusCode::NOT_FOUND,
-        (E::Conflict(_), Form::Problem) => StatusCode::CONFLICT,
-        (E::TooMany { .. }, _) => StatusCode::TOO_MANY_REQUESTS,
-        (E::Changed, Form::Problem) => StatusCode::PRECONDITION_FAILED,
-        (E::Busy | E::Unavailable(_), _) => StatusCode::SERVICE_UNAVAILABLE,
-        (E::Internal(_) | E::Refused(_), _) => StatusCode::INTERNAL_SERVER_ERROR,
+    match error {
+        E::CredentialMissing | E::CredentialInvalid | E::InvalidClient => StatusCode::UNAUTHORIZED,
+        E::InsufficientScope(_) | E::Forbidden(_) => StatusCode::FORBIDDEN,
+        E::NotFound(_) => StatusCode::NOT_FOUND,
+        E::Conflict(_) => StatusCode::CONFLICT,
+        E::Changed => StatusCode::PRECONDITION_FAILED,
+        E::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
+        E::Busy | E::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        E::Internal(_) | E::Refused(_) => StatusCode::INTERNAL_SERVER_ERROR,
         _ => StatusCode::BAD_REQUEST,
     }
 }
@@ -159,7 +164,7 @@ pub(super) fn render(error: poem::Error, request_id: &str) -> Response {
         Form::OAuth => oauth_response(status, error),
         Form::Problem => problem_response(status, &error.to_string(), request_id),
     };
-    if let Some(challenge) = challenge(error, *form) {
+    if let Some(challenge) = challenge(error) {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
     }
     if status == StatusCode::SERVICE_UNAVAILABLE {
@@ -181,14 +186,14 @@ pub(super) fn render_panic(request_id: &str) -> Response {
 }
 
 /// RFC 6750 §3: no error code when no credential was sent.
-fn challenge(error: &app::Error, form: Form) -> Option<&'static str> {
-    match (error, form) {
-        (app::Error::InvalidClient, _) => Some("Basic realm=\"keydesk\", charset=\"UTF-8\""),
-        (app::Error::CredentialMissing, Form::Problem) => Some("Bearer realm=\"keydesk\""),
-        (app::Error::CredentialInvalid, Form::Problem) => Some(
+fn challenge(error: &app::Error) -> Option<&'static str> {
+    match error {
+        app::Error::InvalidClient => Some("Basic realm=\"keydesk\", charset=\"UTF-8\""),
+        app::Error::CredentialMissing => Some("Bearer realm=\"keydesk\""),
+        app::Error::CredentialInvalid => Some(
             "Bearer realm=\"keydesk\", error=\"invalid_token\", error_description=\"the credential is not valid\"",
         ),
-        (app::Error::InsufficientScope(scope), Form::Problem) => Some(insufficient_scope(*scope)),
+        app::Error::InsufficientScope(scope) => Some(insufficient_scope(*scope)),
         _ => None,
     }
 }
@@ -323,9 +328,9 @@ impl<A: Answers> ApiResponse for ApiError<A> {
     }
 }
 
-impl ApiResponse for OAuthError {
+impl<A: Answers> ApiResponse for OAuthError<A> {
     fn meta() -> MetaResponses {
-        meta::<OAuthProblem>(&[400, 401, 429, 500, 503], "application/json")
+        meta::<OAuthProblem>(A::STATUSES, "application/json")
     }
 
     fn register(registry: &mut Registry) {

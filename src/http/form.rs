@@ -11,21 +11,26 @@ use poem::{
     Request, RequestBody,
     http::{HeaderMap, HeaderValue, header},
 };
+use poem_openapi::{
+    ApiExtractor, ApiExtractorType, ExtractParamOptions,
+    registry::{MetaMediaType, MetaRequest, Registry},
+    types::Type,
+};
 use zeroize::Zeroizing;
 
+use super::{credential::app, edge::origin, error::oauth_problem};
 use crate::{
     app::{Error, client::ClientCredentials},
+    model::Action,
     secret::Secret,
 };
 
 /// The media type of forms.
-pub(super) const FORM: &str = "application/x-www-form-urlencoded";
+const FORM: &str = "application/x-www-form-urlencoded";
 /// A longer form is not read: no parameter of ours needs more.
 const MAX_BODY: usize = 16 * 1024;
 /// How long a client may take to send its form.
 const BODY_DEADLINE: Duration = Duration::from_secs(15);
-/// Parameters that may hold anything; the others have no control characters.
-const FREE: [&str; 1] = ["password"];
 
 /// The parameters of a form that have a value.
 #[derive(Debug, Default)]
@@ -45,7 +50,7 @@ impl Fields {
     }
 
     /// The client, as the header or the form names it: one way per request (RFC 6749 §2.3).
-    pub(super) fn client(&mut self, headers: &HeaderMap) -> Result<ClientCredentials, Error> {
+    fn client(&mut self, headers: &HeaderMap) -> Result<ClientCredentials, Error> {
         let in_form = ClientCredentials { id: self.text("client_id"), secret: self.secret("client_secret") };
         let mut values = headers.get_all(header::AUTHORIZATION).iter();
         let Some(value) = values.next() else { return Ok(in_form) };
@@ -71,8 +76,60 @@ impl Fields {
     }
 }
 
+/// A request that comes as a form.
+pub(super) trait FormRequest: Sized + Send {
+    /// What the specification says of it.
+    type Schema: Type;
+    /// Its parameters.
+    const PARAMETERS: &'static [&'static str];
+
+    /// What is asked for: a form that cannot be read is written down as a refusal of that.
+    fn action(request: &Request) -> Action;
+
+    /// From what was read.
+    fn of(fields: Fields, client: ClientCredentials) -> Self;
+}
+
+/// The form of a request, read.
+pub(super) struct Form<T>(pub(super) T);
+
+impl<'a, T: FormRequest> ApiExtractor<'a> for Form<T> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        T::Schema::register(registry);
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        let content = vec![MetaMediaType { content_type: FORM, schema: T::Schema::schema_ref() }];
+        Some(MetaRequest { description: None, content, required: true })
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        match read_request(request, body).await {
+            Ok(read) => Ok(Self(read)),
+            Err(error) => {
+                let refused = app(request).refuse(T::action(request), &origin(request), error).await;
+                Err(oauth_problem(refused))
+            }
+        }
+    }
+}
+
+async fn read_request<T: FormRequest>(request: &Request, body: &mut RequestBody) -> Result<T, Error> {
+    let mut fields = read(request, body, T::PARAMETERS).await?;
+    let client = fields.client(request.headers())?;
+    Ok(T::of(fields, client))
+}
+
 /// Reads the form of a request, as far as `parameters` go: others are ignored (RFC 6749 §3.2).
-pub(super) async fn read(
+async fn read(
     request: &Request,
     body: &mut RequestBody,
     parameters: &[&'static str],
@@ -116,7 +173,7 @@ fn parse(text: &str, parameters: &[&'static str]) -> Result<Fields, Error> {
             return Err(Error::Invalid(format!("the parameter {parameter} comes more than once")));
         }
         seen.push(parameter);
-        if !FREE.contains(&parameter) && value.chars().any(char::is_control) {
+        if value.chars().any(char::is_control) {
             return Err(Error::Invalid(format!("the parameter {parameter} has control characters")));
         }
         if !value.is_empty() {
@@ -169,7 +226,7 @@ mod tests {
         assert_eq!(form.text("password").as_deref(), Some("p+ q"));
         let bad =
             ["scope=a&scope=b", "scope=&scope=", "username=%", "username=%4", "username=%zz", "username=%ff"];
-        for bad in bad.into_iter().chain(["username=a%00", "scope=a%0d%0ab"]) {
+        for bad in bad.into_iter().chain(["username=a%00", "scope=a%0d%0ab", "password=a%00b"]) {
             assert!(parse(bad, &parameters).is_err(), "{bad}");
         }
     }

@@ -1,30 +1,24 @@
 //! `POST /revoke` (RFC 7009) and `POST /introspect` (RFC 7662).
 
-use poem::{Request, RequestBody, Result};
-use poem_openapi::{
-    ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions, Object, OpenApi,
-    registry::{MetaMediaType, MetaRequest, Registry},
-    types::{Example, Type},
-};
+use poem::{Request, Result};
+use poem_openapi::{ApiResponse, Object, OpenApi, types::Example};
 
 use super::{
     Group,
     credential::{Public, app, bearer_caller},
     edge::origin,
-    error::OAuthError,
-    form::{self, FORM},
+    error::{Answers, OAuthError},
+    form::{Fields, Form, FormRequest},
     payload::JsonBody,
 };
 use crate::{
     app::{
-        Error,
         client::ClientCredentials,
         revocation::{AccessClaims, Asker},
     },
+    model::Action,
     secret::Secret,
 };
-
-const PARAMETERS: [&str; 4] = ["token", "token_type_hint", "client_id", "client_secret"];
 
 /// What `POST /revoke` and `POST /introspect` take.
 #[derive(Object)]
@@ -124,6 +118,16 @@ enum Introspected {
     Answer(JsonBody<Introspection>),
 }
 
+struct RevocationRefusals;
+impl Answers for RevocationRefusals {
+    const STATUSES: &'static [u16] = &[400, 401, 429, 500, 503];
+}
+
+struct IntrospectionRefusals;
+impl Answers for IntrospectionRefusals {
+    const STATUSES: &'static [u16] = &[400, 401, 403, 429, 500, 503];
+}
+
 /// Revocation and introspection.
 pub(super) struct OAuthApi;
 
@@ -134,8 +138,13 @@ impl OAuthApi {
     /// RFC 7009. A refresh token ends its whole session, with the access tokens issued in it; an access token ends by
     /// itself. Only the client that a token was issued to can revoke it. A token that nobody knows is no error.
     #[oai(path = "/revoke", method = "post", operation_id = "revokeToken", tag = "Group::Tokens")]
-    async fn revoke(&self, _anybody: Public, request: &Request, form: Form) -> Result<Revoked, OAuthError> {
-        app(request).revoke_token(form.client, form.token, origin(request)).await?;
+    async fn revoke(
+        &self,
+        _anybody: Public,
+        request: &Request,
+        form: Form<TokenQuestion>,
+    ) -> Result<Revoked, OAuthError<RevocationRefusals>> {
+        app(request).revoke_token(form.0.client, form.0.token, origin(request)).await?;
         Ok(Revoked::Done)
     }
 
@@ -149,13 +158,13 @@ impl OAuthApi {
         &self,
         _anybody: Public,
         request: &Request,
-        form: Form,
-    ) -> Result<Introspected, OAuthError> {
+        form: Form<TokenQuestion>,
+    ) -> Result<Introspected, OAuthError<IntrospectionRefusals>> {
         let asker = match bearer_caller(request).await? {
             Some(caller) => Asker::Caller(caller),
-            None => Asker::Client(form.client),
+            None => Asker::Client(form.0.client),
         };
-        let claims = app(request).introspect_token(asker, form.token, origin(request)).await?;
+        let claims = app(request).introspect_token(asker, form.0.token, origin(request)).await?;
         Ok(Introspected::Answer(answer(claims)))
     }
 }
@@ -174,36 +183,21 @@ fn answer(claims: Option<AccessClaims>) -> JsonBody<Introspection> {
     }
 }
 
-/// The form of either request.
-struct Form {
+/// Either request.
+struct TokenQuestion {
     token: Option<Secret>,
     client: ClientCredentials,
 }
 
-impl<'a> ApiExtractor<'a> for Form {
-    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
-    type ParamType = ();
-    type ParamRawType = ();
+impl FormRequest for TokenQuestion {
+    type Schema = TokenQuestionSchema;
+    const PARAMETERS: &'static [&'static str] = &["token", "token_type_hint", "client_id", "client_secret"];
 
-    fn register(registry: &mut Registry) {
-        TokenQuestionSchema::register(registry);
+    fn action(request: &Request) -> Action {
+        if request.uri().path() == "/introspect" { Action::TokenIntrospect } else { Action::TokenRevoke }
     }
 
-    fn request_meta() -> Option<MetaRequest> {
-        let content = vec![MetaMediaType { content_type: FORM, schema: TokenQuestionSchema::schema_ref() }];
-        Some(MetaRequest { description: None, content, required: true })
+    fn of(mut fields: Fields, client: ClientCredentials) -> Self {
+        Self { token: fields.secret("token"), client }
     }
-
-    async fn from_request(
-        request: &'a Request,
-        body: &mut RequestBody,
-        _: ExtractParamOptions<()>,
-    ) -> Result<Self> {
-        Ok(read_form(request, body).await.map_err(OAuthError)?)
-    }
-}
-
-async fn read_form(request: &Request, body: &mut RequestBody) -> Result<Form, Error> {
-    let mut fields = form::read(request, body, &PARAMETERS).await?;
-    Ok(Form { client: fields.client(request.headers())?, token: fields.secret("token") })
 }

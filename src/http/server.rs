@@ -25,7 +25,6 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const MAX_CONNECTIONS: usize = 1024;
 const MAX_HEADER_BYTES: usize = 32 * 1024;
-const MAX_STREAMS: u32 = 100;
 
 /// Serves until `shutdown` completes and the accepted requests are answered, or the drain deadline has passed.
 pub(super) async fn run(
@@ -35,9 +34,12 @@ pub(super) async fn run(
 ) -> io::Result<()> {
     let mut shutdown = pin!(shutdown);
     let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Arc::new(Semaphore::new(max_connections()));
     let builder = connection_builder();
     loop {
+        if places.available_permits() == 0 {
+            tracing::warn!("every connection is taken; new clients wait");
+        }
         let place = tokio::select! {
             place = Arc::clone(&places).acquire_owned() => place,
             () = &mut shutdown => break,
@@ -70,19 +72,22 @@ pub(super) async fn run(
     Ok(())
 }
 
+/// HTTP/1.1 only, for now: hyper's deadline for headers does not hold while it finds out which version a client speaks.
 fn connection_builder() -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
     builder
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_DEADLINE)
-        .max_buf_size(MAX_HEADER_BYTES)
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(HEADER_DEADLINE)
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(32 * 1024);
+        .max_buf_size(MAX_HEADER_BYTES);
     builder
+}
+
+/// How many connections to hold: fewer than the process may have files open, so that the database never lacks one.
+fn max_connections() -> usize {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
+    MAX_CONNECTIONS.min(files / 5 * 4).max(1)
 }
 
 fn connect(

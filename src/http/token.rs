@@ -1,29 +1,25 @@
 //! `POST /token` (RFC 6749).
 
-use poem::{Request, RequestBody, Result};
-use poem_openapi::{
-    ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions, Object, OpenApi,
-    registry::{MetaMediaType, MetaRequest, Registry},
-    types::{Example, Type},
-};
+use poem::{Request, Result};
+use poem_openapi::{ApiResponse, Object, OpenApi, types::Example};
 
 use super::{
     Group,
     credential::{Public, app},
     edge::origin,
-    error::OAuthError,
-    form::{self, FORM},
+    error::{Answers, OAuthError},
+    form::{Fields, Form, FormRequest},
     payload::JsonBody,
 };
-use crate::app::{Error, token::TokenRequest};
-
-const PARAMETERS: [&str; 7] =
-    ["grant_type", "username", "password", "refresh_token", "scope", "client_id", "client_secret"];
+use crate::{
+    app::{client::ClientCredentials, token::TokenRequest},
+    model::Action,
+};
 
 /// What `POST /token` takes.
 #[derive(Object)]
 #[oai(rename = "TokenRequest", example)]
-struct TokenRequestSchema {
+pub(super) struct TokenRequestSchema {
     /// `password` for a person, `client_credentials` for a service account, `refresh_token` to go on with either.
     #[oai(validator(pattern = "^(password|client_credentials|refresh_token)$"))]
     grant_type: String,
@@ -102,6 +98,11 @@ enum TokenAnswer {
     ),
 }
 
+struct Refusals;
+impl Answers for Refusals {
+    const STATUSES: &'static [u16] = &[400, 401, 429, 500, 503];
+}
+
 /// The token endpoint.
 pub(super) struct TokenApi;
 
@@ -117,8 +118,8 @@ impl TokenApi {
         &self,
         _anybody: Public,
         request: &Request,
-        form: Form,
-    ) -> Result<TokenAnswer, OAuthError> {
+        form: Form<TokenRequest>,
+    ) -> Result<TokenAnswer, OAuthError<Refusals>> {
         let issued = app(request).issue_token(form.0, origin(request)).await?;
         #[expect(clippy::disallowed_methods, reason = "the token goes to whom it was issued")]
         let mut body = serde_json::json!({
@@ -135,40 +136,23 @@ impl TokenApi {
     }
 }
 
-/// The form of a token request.
-struct Form(TokenRequest);
+impl FormRequest for TokenRequest {
+    type Schema = TokenRequestSchema;
+    const PARAMETERS: &'static [&'static str] =
+        &["grant_type", "username", "password", "refresh_token", "scope", "client_id", "client_secret"];
 
-impl<'a> ApiExtractor<'a> for Form {
-    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
-    type ParamType = ();
-    type ParamRawType = ();
-
-    fn register(registry: &mut Registry) {
-        TokenRequestSchema::register(registry);
+    fn action(_: &Request) -> Action {
+        Action::TokenIssue
     }
 
-    fn request_meta() -> Option<MetaRequest> {
-        let content = vec![MetaMediaType { content_type: FORM, schema: TokenRequestSchema::schema_ref() }];
-        Some(MetaRequest { description: None, content, required: true })
+    fn of(mut fields: Fields, client: ClientCredentials) -> Self {
+        Self {
+            client,
+            grant_type: fields.text("grant_type"),
+            username: fields.text("username"),
+            password: fields.secret("password"),
+            refresh_token: fields.secret("refresh_token"),
+            scope: fields.text("scope"),
+        }
     }
-
-    async fn from_request(
-        request: &'a Request,
-        body: &mut RequestBody,
-        _: ExtractParamOptions<()>,
-    ) -> Result<Self> {
-        Ok(read_request(request, body).await.map(Self).map_err(OAuthError)?)
-    }
-}
-
-async fn read_request(request: &Request, body: &mut RequestBody) -> Result<TokenRequest, Error> {
-    let mut fields = form::read(request, body, &PARAMETERS).await?;
-    Ok(TokenRequest {
-        client: fields.client(request.headers())?,
-        grant_type: fields.text("grant_type"),
-        username: fields.text("username"),
-        password: fields.secret("password"),
-        refresh_token: fields.secret("refresh_token"),
-        scope: fields.text("scope"),
-    })
 }

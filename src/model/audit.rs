@@ -20,6 +20,8 @@ pub enum Action {
     ServerStart,
     /// The server stopped in good order.
     ServerStop,
+    /// After a failure, the book was tried, and could be written again.
+    BookProbe,
     /// An access token was asked for.
     TokenIssue,
     /// A refresh token was exchanged for its successor.
@@ -89,6 +91,7 @@ impl Action {
             Self::DeskInitialise => "desk.initialise",
             Self::ServerStart => "server.start",
             Self::ServerStop => "server.stop",
+            Self::BookProbe => "book.probe",
             Self::TokenIssue => "token.issue",
             Self::TokenRefresh => "token.refresh",
             Self::RefreshTokenReuse => "refresh_token.reuse",

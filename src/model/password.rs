@@ -21,6 +21,9 @@ pub enum PasswordError {
     /// Too many bytes.
     #[error("the password has more than 1024 bytes")]
     TooLong,
+    /// A control character, which no keyboard types and no form carries.
+    #[error("the password has control characters")]
+    Unprintable,
     /// A word that guessers try first, alone or repeated.
     #[error(
         "the password is a common word, a keyboard row or a repetition, which is what guessers try first"
@@ -43,6 +46,9 @@ impl PasswordPolicy {
         }
         if password.len() > MAX_PASSWORD_BYTES {
             return Err(PasswordError::TooLong);
+        }
+        if password.chars().any(char::is_control) {
+            return Err(PasswordError::Unprintable);
         }
         let mut words = CONTEXT.to_vec();
         words.push(name.as_str());
@@ -67,6 +73,7 @@ mod tests {
         assert_eq!(check("tP7-xK2-qR9-mW4-zB6"), Ok(()));
         assert_eq!(check("14 bytes, no.."), Err(PasswordError::TooShort(15)));
         assert_eq!(check(&"long and fine ".repeat(80)), Err(PasswordError::TooLong));
+        assert_eq!(check("tab\tand words and more words"), Err(PasswordError::Unprintable));
         for common in [
             "passwordpassword",
             "Admin-Admin-Admin-1",
@@ -74,6 +81,11 @@ mod tests {
             "aaaaaaaaaaaaaaaaaaa",
             "keydeskkeydesk1",
             "drowssapdrowssap",
+            "000000000000000000000000",
+            "1q2w3e4r5t6y7u8i",
+            "footballfootball",
+            "trustno1trustno1",
+            "asdfasdfasdfasdf",
             "iloveyouiloveyou",
             "openaiopenaiopenai",
             "alicealicealice1",

@@ -94,13 +94,26 @@ pub fn check_key_text(text: &str) -> Result<(), KeyTextError> {
     let lower = text.to_ascii_lowercase();
     let squeezed: String = lower.chars().filter(char::is_ascii_alphanumeric).collect();
     let body = squeezed.trim_start_matches("sk").trim_start_matches("ant").trim_start_matches("proj");
-    let telling =
-        ["yourapikey", "yourkey", "yoursecret", "changeme", "replaceme", "replacewith", "placeholder"];
+    let telling = [
+        "yourapikey",
+        "yourkey",
+        "yoursecret",
+        "changeme",
+        "replaceme",
+        "replacewith",
+        "placeholder",
+        "insertapikey",
+        "insertyour",
+    ];
     let named = squeezed.starts_with("your") && squeezed.ends_with("key");
     let filler = body.is_empty() || body.bytes().all(|b| b == body.as_bytes()[0]);
     let masked = ["***", "..."].iter().any(|mask| text.contains(mask));
-    if masked
-        || (lower.starts_with('<') && lower.ends_with('>'))
+    let unfilled = ["${", "$(", "{{", "<%", "://"].iter().any(|mark| lower.contains(mark));
+    let nothing = ["undefined", "null", "none"].iter().any(|word| squeezed.replace(word, "").is_empty());
+    if (lower.starts_with('<') && lower.ends_with('>'))
+        || masked
+        || unfilled
+        || nothing
         || named
         || (filler && text.len() > 2)
         || telling.iter().any(|word| squeezed.contains(word))
@@ -137,6 +150,11 @@ mod tests {
             "sk-your-api-key-goes-here",
             "sk-xxxxxxxxxxxxxxxxxxxx",
             "CHANGE_ME",
+            "${OPENAI_API_KEY}",
+            "{{ openai_api_key }}",
+            "INSERT_API_KEY_HERE",
+            "op://vault/openai/credential",
+            "undefinedundefined",
             "sk-...",
             "****************",
             "sk-proj-************6789",

@@ -5,7 +5,7 @@ use super::{
     db::{Row, inconsistent, must_hit, sql},
     principals,
 };
-use crate::model::{Id, Network, Principal, PrincipalName, ScopeSet, Timestamp, TokenDigest};
+use crate::model::{Id, Network, Principal, PrincipalName, Scope, ScopeSet, Timestamp, TokenDigest};
 
 /// An API key as it may be shown: everything but the key.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -29,6 +29,23 @@ pub struct ApiKeyRow {
     pub revoked_at: Option<Timestamp>,
     /// When it was last used, to the minute.
     pub last_used_at: Option<Timestamp>,
+}
+
+impl ApiKeyRow {
+    /// A key that fetches provider keys, from anywhere, without end.
+    pub fn new(id: Id, principal: PrincipalName, label: String, created_at: Timestamp) -> Self {
+        Self {
+            id,
+            principal,
+            label,
+            scope: ScopeSet::of(&[Scope::LlmKeysRead]),
+            sources: None,
+            created_at,
+            expires_at: None,
+            revoked_at: None,
+            last_used_at: None,
+        }
+    }
 }
 
 /// The key of that digest and its owner.
@@ -133,6 +150,14 @@ pub async fn touch(tx: &mut Tx, id: Id, now: Timestamp) -> Result<(), StoreError
 pub async fn revoke(tx: &mut Tx, id: Id, now: Timestamp) -> Result<(), StoreError> {
     let statement = sql("update api_keys set revoked_at = $1 where id = $2 and revoked_at is null");
     must_hit(tx.execute(statement.bind(now).bind(id)).await?, "api_keys")
+}
+
+/// Lets a revoked key in again.
+pub async fn reinstate(tx: &mut Tx, id: Id) -> Result<(), StoreError> {
+    must_hit(
+        tx.execute(sql("update api_keys set revoked_at = null where id = $1").bind(id)).await?,
+        "api_keys",
+    )
 }
 
 /// The imported keys of a principal that are not revoked.

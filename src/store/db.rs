@@ -6,7 +6,7 @@
 use std::{ops, path::Path, time::Duration};
 
 use sqlx::{
-    Connection as _, Row as _, SqlSafeStr as _, Sqlite, SqlitePool, Transaction, ValueRef as _,
+    Row as _, SqlSafeStr as _, Sqlite, SqlitePool, ValueRef as _,
     migrate::{Migration, MigrationType, Migrator},
     pool::PoolConnection,
     sqlite::{
@@ -88,7 +88,8 @@ impl Store {
             .pragma("trusted_schema", "OFF");
         let pool =
             |connections: u32| SqlitePoolOptions::new().max_connections(connections).acquire_timeout(WAIT);
-        let write = pool(1).connect_with(options.clone()).await?;
+        let write = pool(1).after_release(|connection, _| Box::pin(is_clean(connection)));
+        let write = write.connect_with(options.clone()).await?;
         migrator()
             .run(&write)
             .await
@@ -119,8 +120,9 @@ impl Store {
 
     /// Begins a unit of work that writes. Nothing happens unless [`Tx::commit`] is called.
     pub async fn begin(&self) -> Result<Tx, StoreError> {
-        let transaction = self.write.begin_with("BEGIN IMMEDIATE".into_sql_str()).await?;
-        Ok(Tx(Connection(Inner::Write(transaction))))
+        let mut connection = self.write.acquire().await?;
+        sqlx::query("begin immediate").execute(&mut *connection).await?;
+        Ok(Tx(Connection(Inner::Write(connection))))
     }
 
     /// A connection that only reads.
@@ -132,6 +134,16 @@ impl Store {
     pub async fn close(&self) {
         self.read.close().await;
         self.write.close().await;
+    }
+}
+
+/// Leaves the transaction, if there still is one, before the next unit of work gets the connection; a connection that
+/// cannot be cleaned is thrown away. Not left to the library: SQLite ends a transaction by itself when the disk is full,
+/// and the library then believes for ever that it is inside one.
+async fn is_clean(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    match sqlx::query("rollback").execute(connection).await {
+        Ok(_) => Ok(true),
+        Err(error) => Ok(error.to_string().contains("no transaction is active")),
     }
 }
 
@@ -162,7 +174,7 @@ pub struct Connection(Inner);
 #[derive(Debug)]
 enum Inner {
     Read(PoolConnection<Sqlite>),
-    Write(Transaction<'static, Sqlite>),
+    Write(PoolConnection<Sqlite>),
 }
 
 /// A unit of work. Dropped without [`Tx::commit`], it leaves nothing.
@@ -172,10 +184,8 @@ pub struct Tx(Connection);
 impl Tx {
     /// Makes everything durable: when this returns, a power cut cannot undo it.
     pub async fn commit(self) -> Result<(), StoreError> {
-        match self.0.0 {
-            Inner::Write(transaction) => Ok(transaction.commit().await?),
-            Inner::Read(_) => Ok(()),
-        }
+        let mut connection = self.0;
+        connection.execute(sql("commit")).await.map(drop)
     }
 
     /// Marks that something which decides access has changed, so that every cache of every process is stale.
@@ -260,8 +270,7 @@ into_value! {
 impl Connection {
     fn sqlite(&mut self) -> &mut SqliteConnection {
         match &mut self.0 {
-            Inner::Read(connection) => connection,
-            Inner::Write(transaction) => transaction,
+            Inner::Read(connection) | Inner::Write(connection) => connection,
         }
     }
 
@@ -286,9 +295,9 @@ impl Connection {
         row.as_ref().map(|row| read(&Row(row))).transpose()
     }
 
-    /// Whether the connection answers.
-    pub async fn ping(&mut self) -> Result<(), StoreError> {
-        Ok(self.sqlite().ping().await?)
+    /// Whether the database can be read at this moment.
+    pub async fn check_reading(&mut self) -> Result<(), StoreError> {
+        self.optional(sql("select value from revision"), |row| row.int("value")).await.map(drop)
     }
 }
 

@@ -8,6 +8,7 @@ pub mod audit_events;
 pub mod client_secrets;
 mod db;
 pub mod grants;
+pub mod imports;
 pub mod keys;
 pub mod principals;
 pub mod projects;

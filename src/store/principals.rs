@@ -9,7 +9,6 @@ use super::{
 use crate::model::{GrantType, Id, Page, Principal, PrincipalKind, PrincipalName, Timestamp};
 
 /// A user with what proves them.
-#[derive(Debug)]
 pub struct Login {
     /// The user.
     pub principal: Principal,

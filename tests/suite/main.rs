@@ -5,6 +5,7 @@
 mod access;
 mod admin;
 mod asker;
+mod bodies;
 mod cli;
 mod desk;
 mod guessing;

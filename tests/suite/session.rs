@@ -228,6 +228,13 @@ async fn introspection_says_all_of_a_valid_access_token_and_nothing_of_anything_
     let admin = desk.http.post(format!("{}/introspect", desk.url)).bearer_auth(&session.access);
     let admin = admin.form(&[("token", session.access.as_str())]).send().await.unwrap();
     assert_eq!(json(admin).await["active"], true, "an administrator may ask, too");
+    let member = login(&desk, "admin", "").await;
+    let member = desk.http.post(format!("{}/introspect", desk.url)).bearer_auth(&member.access);
+    let member = member.form(&[("token", session.access.as_str())]).send().await.unwrap();
+    assert_eq!(member.status(), 403);
+    let junk = desk.http.post(format!("{}/introspect", desk.url)).bearer_auth("a.b.c");
+    let junk = junk.form(&[("token", session.access.as_str())]).send().await.unwrap();
+    assert!(junk.status() == 401 && header(&junk, "www-authenticate").starts_with("Bearer "));
     let stranger = post(&desk, "/introspect", &[("token", &session.access)]).await;
     assert_eq!(stranger.status(), 401);
     assert_eq!(post(&desk, "/revoke", &[("token", &session.refresh)]).await.status(), 200);

@@ -39,6 +39,7 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
             "percent_encoding",
             "poem",
             "poem_openapi",
+            "rustix",
             "serde",
             "serde_json",
             "serde_yaml",

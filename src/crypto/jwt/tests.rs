@@ -191,3 +191,43 @@ fn a_key_of_somebody_else_signs_nothing_for_us() {
         Err(JwtError::UnknownKey)
     );
 }
+
+/// Project Wycheproof's JWS vectors are not part of the project: `WYCHEPROOF` names the directory that holds them.
+#[test]
+fn wycheproof_signatures_are_judged_right_and_none_is_a_token_of_ours() {
+    let Some(directory) = std::env::var_os("WYCHEPROOF") else {
+        eprintln!("skipped: WYCHEPROOF does not name the directory of the vectors");
+        return;
+    };
+    let path = std::path::Path::new(&directory).join("json_web_signature_test.json");
+    let vectors: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let ours = key(Algorithm::EdDsa);
+    let (mut judged, mut refused) = (0, 0);
+    for group in vectors["testGroups"].as_array().unwrap() {
+        let jwk = &group["public"];
+        let algorithm = jwk["alg"].as_str().and_then(|name| name.parse::<Algorithm>().ok());
+        let public =
+            serde_json::from_value::<Jwk>(jwk.clone()).ok().and_then(|jwk| DecodingKey::from_jwk(&jwk).ok());
+        for test in group["tests"].as_array().unwrap() {
+            // Some vectors are in the JSON serialisation, which is not a token at all.
+            let token = test["jws"].as_str().map_or_else(|| test["jws"].to_string(), str::to_owned);
+            assert!(check(&ours, &token).is_err(), "{}", test["tcId"]);
+            refused += 1;
+            let (Some(algorithm), Some(public)) = (algorithm, &public) else { continue };
+            let payload = token.split('.').nth(1).and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
+            let is_json = payload.is_some_and(|bytes| serde_json::from_slice::<Value>(&bytes).is_ok());
+            let accepted = signed_claims::<Value>(&token, public, algorithm).is_ok();
+            // A right signature over something that is not JSON is no token either.
+            assert_eq!(
+                accepted,
+                test["result"] == "valid" && is_json,
+                "{}: {}",
+                test["tcId"],
+                test["comment"]
+            );
+            judged += 1;
+        }
+    }
+    println!("{refused} vectors refused as tokens of ours, {judged} signatures of our algorithms judged");
+    assert!(refused >= 400 && judged >= 250);
+}
