@@ -58,9 +58,12 @@ fn require_nullable(document: &mut Value) {
         let properties = schema["properties"].as_object().into_iter().flatten();
         let nullable = properties.filter(|(_, property)| property["nullable"] == true);
         let nullable: Vec<_> = nullable.map(|(name, _)| json!(name)).collect();
-        if let Some(required) = schema["required"].as_array_mut() {
-            required.extend(nullable);
+        if nullable.is_empty() {
+            continue;
         }
+        let mut required = schema["required"].as_array().cloned().unwrap_or_default();
+        required.extend(nullable);
+        schema["required"] = Value::Array(required);
     }
 }
 

@@ -107,9 +107,11 @@ pub fn check_key_text(text: &str) -> Result<(), KeyTextError> {
     ];
     let named = squeezed.starts_with("your") && squeezed.ends_with("key");
     let filler = body.is_empty() || body.bytes().all(|b| b == body.as_bytes()[0]);
+    let masked = ["***", "..."].iter().any(|mask| text.contains(mask));
     let unfilled = ["${", "$(", "{{", "<%", "://"].iter().any(|mark| lower.contains(mark));
     let nothing = ["undefined", "null", "none"].iter().any(|word| squeezed.replace(word, "").is_empty());
     if (lower.starts_with('<') && lower.ends_with('>'))
+        || masked
         || unfilled
         || nothing
         || named
@@ -155,6 +157,8 @@ mod tests {
             "undefinedundefined",
             "sk-...",
             "****************",
+            "sk-proj-************6789",
+            "sk-proj-abcd...wxyz0123",
         ] {
             assert_eq!(check_key_text(stub), Err(KeyTextError::Placeholder), "{stub}");
         }

@@ -2,11 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
+mod access;
+mod admin;
+mod asker;
+mod bodies;
 mod cli;
 mod desk;
 mod guessing;
 mod health;
 mod llm_keys;
+mod me;
 mod openapi;
 mod session;
 mod structure;
