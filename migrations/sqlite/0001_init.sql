@@ -78,14 +78,12 @@ create table grants (
 ) strict, without rowid;
 create index grants_by_project on grants (project_id);
 
--- The upstream keys. `imported_mac` recognises the value last imported from the environment, so that a restart with the
--- same variable does not undo a rotation made since.
+-- The upstream keys. A row outlives its deletion, without a value, so that a version number never names two keys.
 create table provider_keys (
     id           blob primary key check (length(id) = 16),
-    project_id   blob not null references projects (id) on delete restrict,
+    project_id   blob not null references projects (id) on delete cascade,
     provider     text not null,
     version      integer not null check (version >= 1),
-    imported_mac blob,
     created_at   integer not null,
     updated_at   integer not null,
     unique (project_id, provider)
@@ -124,6 +122,7 @@ create table audit_events (
     credential     text,
     object         text,
     version        text,
+    detail         text,
     source         text not null,
     request_id     text not null,
     reason         text,

@@ -51,15 +51,17 @@ impl App {
         owner: &PrincipalName,
         new: NewKey,
     ) -> Result<IssuedApiKey, Error> {
-        self.require(caller, Scope::Admin, Action::ApiKeyIssue, format!("api_key:of {owner}")).await?;
-        let issued = self.draft_api_key(owner.clone(), new)?;
-        let object = format!("api_key:{}", issued.row.id);
+        self.require(caller, Scope::Admin, Action::ApiKeyIssue, format!("api_key:{owner}/new")).await?;
+        let issued = self.draft_api_key(owner.clone(), new);
+        let issued =
+            self.prepared(issued, caller, Action::ApiKeyIssue, &format!("api_key:{owner}/new")).await?;
+        let object = object(owner, issued.row.id);
         let mut change = self.change(caller, Scope::Admin, Action::ApiKeyIssue, object).await?;
         let result = async {
             let principal = existing(&mut change, owner).await?;
             insert(&mut change, &issued, &principal).await
-        };
-        let result = result.await;
+        }
+        .await;
         change.finish(result).await?;
         Ok(issued)
     }
@@ -67,7 +69,7 @@ impl App {
     /// Makes an API key for the caller itself, which can do no more than the caller's own token.
     pub async fn issue_own_api_key(&self, caller: &Caller, new: NewKey) -> Result<IssuedApiKey, Error> {
         let owner: PrincipalName = caller.name.parse().map_err(|_| not_a_principal())?;
-        let event = AuditEvent::by(caller, Action::ApiKeyIssue).on(format!("api_key:of {owner}"));
+        let event = AuditEvent::by(caller, Action::ApiKeyIssue).on(format!("api_key:{owner}/new"));
         self.authorise_own(caller, &event).await?;
         let issued = self.draft_api_key(owner.clone(), new)?;
         if !issued.row.scope.is_subset_of(caller.scopes) {
@@ -75,13 +77,13 @@ impl App {
                 "an API key cannot do more than the token it is made with".to_owned(),
             ));
         }
-        let object = format!("api_key:{}", issued.row.id);
+        let object = object(&owner, issued.row.id);
         let mut change = self.own_change(caller, Action::ApiKeyIssue, object).await?;
         let result = async {
             let principal = existing(&mut change, &owner).await?;
             insert(&mut change, &issued, &principal).await
-        };
-        let result = result.await;
+        }
+        .await;
         change.finish(result).await?;
         Ok(issued)
     }
@@ -160,11 +162,16 @@ impl App {
     }
 }
 
+/// How the book names an API key: with its owner, because the key's row goes with the owner and the book stays.
+pub(super) fn object(owner: &PrincipalName, id: Id) -> String {
+    format!("api_key:{owner}/{id}")
+}
+
 async fn insert(change: &mut Change<'_>, issued: &IssuedApiKey, owner: &Principal) -> Result<(), Error> {
     if !issued.row.scope.is_subset_of(owner.role.scopes()) {
         return Err(Error::Forbidden(format!("the role of {} does not allow these scopes", owner.name)));
     }
-    change.event = change.event.clone().version(issued.row.scope);
+    change.event = change.event.clone().detail(issued.row.scope);
     Ok(api_keys::insert(change, &issued.row, owner.id, issued.digest, false).await?)
 }
 
@@ -181,6 +188,7 @@ async fn revoke(
 ) -> Result<(), Error> {
     let key = api_keys::by_id(change, id).await?.filter(is_meant);
     let key = key.ok_or_else(|| Error::NotFound("there is no such API key".to_owned()))?;
+    change.event = change.event.clone().on(object(&key.principal, id));
     if key.revoked_at.is_some() {
         return Err(Error::Conflict("this API key is revoked already".to_owned()));
     }

@@ -20,6 +20,20 @@ pub struct Change<'a> {
 }
 
 impl App {
+    /// What is done before a change begins, and what the book says if it fails: that the change did.
+    pub(super) async fn prepared<T>(
+        &self,
+        result: Result<T, Error>,
+        caller: &Caller,
+        action: Action,
+        object: &str,
+    ) -> Result<T, Error> {
+        if let Err(error) = &result {
+            self.book.record(AuditEvent::by(caller, action).on(object).failed(error.code())).await?;
+        }
+        result
+    }
+
     /// Begins a change to `object` that needs `scope`.
     pub(super) async fn change(
         &self,

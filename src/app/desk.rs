@@ -249,10 +249,14 @@ impl App {
             projects::insert(&mut change, &project).await?;
             principals::insert(&mut change, &admin, Some(hash)).await?;
             grants::put(&mut change, admin.id, project.id, None, now).await?;
-            let made = AuditEvent::by(caller, Action::UserCreate).on(object(admin.kind, &admin.name));
-            change.also(made).await
-        };
-        let result = result.await;
+            let by = |action| AuditEvent::by(caller, action);
+            change.also(by(Action::ProjectCreate).on(format!("project:{}", project.name))).await?;
+            change
+                .also(by(Action::UserCreate).on(object(admin.kind, &admin.name)).detail(admin.role))
+                .await?;
+            change.also(by(Action::GrantSet).on(format!("grant:{}/{}", project.name, admin.name))).await
+        }
+        .await;
         change.finish(result).await
     }
 }

@@ -40,7 +40,7 @@ impl App {
         let now = self.now();
         let mut change =
             self.change(caller, Scope::Admin, Action::GrantSet, object(principal, project)).await?;
-        change.event = change.event.clone().version(covered(providers));
+        change.event = change.event.clone().detail(covered(providers));
         let result = async {
             if providers.is_some_and(BTreeSet::is_empty) {
                 return Err(Error::Invalid(
@@ -50,8 +50,8 @@ impl App {
             let principal = principals::existing(&mut change, principal).await?.id;
             let project = projects::existing(&mut change, project).await?.id;
             Ok(grants::put(&mut change, principal, project, providers, now).await?)
-        };
-        let result = result.await;
+        }
+        .await;
         change.finish(result).await
     }
 
@@ -72,8 +72,8 @@ impl App {
             } else {
                 Err(Error::NotFound(format!("{principal} has no grant on {project}")))
             }
-        };
-        let result = result.await;
+        }
+        .await;
         change.finish(result).await
     }
 }
@@ -89,7 +89,7 @@ pub(super) async fn grant_projects(
         let project = projects::existing(change, name).await?;
         grants::put(change, principal.id, project.id, None, principal.created_at).await?;
         let event =
-            AuditEvent::by(caller, Action::GrantSet).on(object(&principal.name, name)).version(covered(None));
+            AuditEvent::by(caller, Action::GrantSet).on(object(&principal.name, name)).detail(covered(None));
         change.also(event).await?;
     }
     Ok(())

@@ -138,13 +138,16 @@ impl App {
         }
         let account = self.imported_account(caller).await?;
         let now = self.now();
-        let object = format!("{}:{SERVICE_ACCOUNT}", PrincipalKind::ServiceAccount.as_str());
+        let object = format!("api_key:{SERVICE_ACCOUNT}/{SERVICE_VARIABLE}");
         let mut change = self.change(caller, Scope::Admin, Action::ApiKeyIssue, object).await?;
         let result = async {
             for old in api_keys::imported(&mut change, account).await? {
                 api_keys::revoke(&mut change, old, now).await?;
                 change
-                    .also(AuditEvent::by(caller, Action::ApiKeyRevoke).on(format!("api_key:{old}")))
+                    .also(
+                        AuditEvent::by(caller, Action::ApiKeyRevoke)
+                            .on(format!("api_key:{SERVICE_ACCOUNT}/{old}")),
+                    )
                     .await?;
             }
             imports::remember(&mut change, SERVICE_VARIABLE, mac, now).await?;

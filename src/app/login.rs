@@ -121,7 +121,7 @@ impl App {
         let lasting = proven.user.grant_types.contains(&GrantType::RefreshToken) && !proven.one_time;
         let (family, refresh_token) = self.new_family(proven.user.id, PUBLIC_CLIENT, scopes, &event.source);
         let mut token = self.sign(&proven.user, PUBLIC_CLIENT, scopes, Some(family.id))?;
-        let event = event.clone().on(format!("access_token:{}", token.id)).version(scopes);
+        let event = event.clone().on(format!("access_token:{}", token.id)).detail(scopes);
         let mut tx = self.store.begin().await?;
         self.insert_family(&mut tx, &family, &refresh_token).await?;
         self.settle_in_tx(&mut tx, proven, Some(&event)).await?;

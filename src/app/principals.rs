@@ -176,8 +176,8 @@ impl App {
             let principal = of_kind(&mut change, kind, name).await?;
             keep_one_admin(&mut change, &principal).await?;
             Ok(principals::delete(&mut change, principal.id).await?)
-        };
-        let result = result.await;
+        }
+        .await;
         change.finish(result).await
     }
 }

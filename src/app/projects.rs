@@ -3,7 +3,7 @@
 use super::{App, Error};
 use crate::{
     model::{Action, Caller, Listed, Page, Project, ProjectName, Scope},
-    store::{Connection, StoreError, projects},
+    store::{Connection, StoreError, projects, provider_keys},
 };
 
 impl App {
@@ -39,14 +39,17 @@ impl App {
         let mut change = self.change(caller, Scope::Admin, Action::ProjectDelete, object).await?;
         let result = async {
             let project = existing(&mut change, name).await?;
+            let in_use =
+                || Error::Conflict(format!("project {name} still has keys or grants; remove those first"));
+            if provider_keys::any(&mut change, project.id).await? {
+                return Err(in_use());
+            }
             projects::delete(&mut change, project.id).await.map_err(|error| match error {
-                StoreError::InUse => {
-                    Error::Conflict(format!("project {name} still has keys or grants; remove those first"))
-                }
+                StoreError::InUse => in_use(),
                 other => other.into(),
             })
-        };
-        let result = result.await;
+        }
+        .await;
         change.finish(result).await
     }
 }

@@ -73,15 +73,16 @@ impl App {
     ) -> Result<i64, Error> {
         let object = object(project, provider);
         self.require(caller, Scope::LlmKeysWrite, Action::ProviderKeySet, object.as_str()).await?;
-        provider::check_key_text(key.expose())
-            .map_err(|error| Error::Invalid(format!("not a provider key: {error}")))?;
+        let checked = provider::check_key_text(key.expose())
+            .map_err(|error| Error::Invalid(format!("not a provider key: {error}")));
+        self.prepared(checked, caller, Action::ProviderKeySet, &object).await?;
         let mut change = self.change(caller, Scope::LlmKeysWrite, Action::ProviderKeySet, object).await?;
         let result = async {
             let project = projects::existing(&mut change, project).await?.id;
             let (_, version) = self.add_version(&mut change, project, provider, key).await?;
             Ok(version)
-        };
-        let result = result.await;
+        }
+        .await;
         if let Ok(version) = &result {
             change.event = change.event.clone().version(version);
         }
@@ -123,11 +124,11 @@ impl App {
         let mut change = self.change(caller, Scope::LlmKeysWrite, Action::ProviderKeyDelete, object).await?;
         let result = async {
             let project_id = projects::existing(&mut change, project).await?.id;
-            let row = provider_keys::find(&mut change, project_id, provider).await?;
-            let row = row.ok_or_else(|| no_key(project, provider))?;
-            Ok(provider_keys::delete(&mut change, row.id).await?)
-        };
-        let result = result.await;
+            let stored = provider_keys::stored(&mut change, project_id, provider).await?;
+            let stored = stored.ok_or_else(|| no_key(project, provider))?;
+            Ok(provider_keys::delete_values(&mut change, stored.row.id).await?)
+        }
+        .await;
         change.finish(result).await
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{
     App, Error,
+    api_keys::object as api_key_object,
     change::Change,
     grants::grant_projects,
     principals::{object, of_kind},
@@ -57,13 +58,14 @@ impl App {
     ) -> Result<NewServiceAccount, Error> {
         let object = object(PrincipalKind::ServiceAccount, &name);
         self.require(caller, Scope::Admin, Action::ServiceAccountCreate, object.as_str()).await?;
-        reserved(&name)?;
+        self.prepared(reserved(&name), caller, Action::ServiceAccountCreate, &object).await?;
         let entropy = &*self.surroundings.entropy;
         let (client_secret, secret) = crypto::generate_token(TokenKind::ClientSecret, entropy);
         let (token, key) = crypto::generate_token(TokenKind::ApiKey, entropy);
         let first = FirstCredentials { secret, key, secret_id: self.new_id(), key_id: self.new_id() };
         let account = self.service_account(name, role);
         let mut change = self.change(caller, Scope::Admin, Action::ServiceAccountCreate, object).await?;
+        change.event = change.event.clone().detail(account.role);
         let result = insert_account(&mut change, caller, &account, first, projects).await;
         change.finish(result).await?;
         Ok(NewServiceAccount { account, client_secret, token })
@@ -93,8 +95,8 @@ impl App {
             let account = of_kind(&mut change, PrincipalKind::ServiceAccount, name).await?;
             client_secrets::expire(&mut change, account.id, now.plus(overlap), now).await?;
             Ok(client_secrets::insert(&mut change, id, account.id, digest, now).await?)
-        };
-        let result = result.await;
+        }
+        .await;
         change.finish(result).await?;
         Ok(client_secret)
     }
@@ -122,7 +124,7 @@ async fn insert_account(
         last_used_at: None,
     };
     api_keys::insert(change, &key, account.id, first.key, false).await?;
-    let event = AuditEvent::by(caller, Action::ApiKeyIssue).on(format!("api_key:{}", first.key_id));
+    let event = AuditEvent::by(caller, Action::ApiKeyIssue).on(api_key_object(&account.name, first.key_id));
     change.also(event).await?;
     grant_projects(change, caller, account, projects).await
 }

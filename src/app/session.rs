@@ -109,7 +109,7 @@ impl App {
         };
         let mut token = self.sign(&user, client_id, scopes, Some(family.id))?;
         token.refresh_token = Some(self.refresh_token(family.id, next));
-        let event = event.clone().version(token.scope);
+        let event = event.clone().detail(token.scope);
         audit_events::append(&mut tx, self.new_id(), self.book.stream(), now, event).await?;
         tx.commit().await?;
         Ok(token)
@@ -197,8 +197,8 @@ impl App {
             own.ok_or_else(|| Error::NotFound("you have no such session".to_owned()))?;
             token_families::revoke(&mut change, id, now).await?;
             Ok(())
-        };
-        let result = result.await;
+        }
+        .await;
         change.finish(result).await
     }
 }

@@ -196,8 +196,8 @@ impl App {
                 }
             }
             Ok(keys::insert_signing_key(&mut change, row).await?)
-        };
-        let result = result.await;
+        }
+        .await;
         change.finish(result).await?;
         self.load_signing_keys().await?;
         Ok(kid)

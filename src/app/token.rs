@@ -102,7 +102,7 @@ impl App {
             return Err(Error::InvalidScope);
         }
         let token = self.sign(&account, account.name.as_str(), scopes, None)?;
-        self.book.record(event.clone().on(format!("access_token:{}", token.id)).version(token.scope)).await?;
+        self.book.record(event.clone().on(format!("access_token:{}", token.id)).detail(token.scope)).await?;
         Ok(token)
     }
 

@@ -49,10 +49,14 @@ impl App {
     pub async fn create_user(&self, caller: &Caller, new: NewUser) -> Result<Principal, Error> {
         let object = object(PrincipalKind::User, &new.name);
         self.require(caller, Scope::Admin, Action::UserCreate, object.as_str()).await?;
-        reserved(&new.name)?;
-        let hash = self.hash_new_password(&new.name, new.password).await?;
+        let hash = match reserved(&new.name) {
+            Ok(()) => self.hash_new_password(&new.name, new.password).await,
+            Err(error) => Err(error),
+        };
+        let hash = self.prepared(hash, caller, Action::UserCreate, &object).await?;
         let user = Principal::new(self.new_id(), PrincipalKind::User, new.name, new.role, self.now());
         let mut change = self.change(caller, Scope::Admin, Action::UserCreate, object).await?;
+        change.event = change.event.clone().detail(user.role);
         let result = insert_user(&mut change, caller, &user, hash, &new.projects).await;
         change.finish(result).await?;
         Ok(user)
@@ -67,7 +71,9 @@ impl App {
     ) -> Result<(), Error> {
         self.require(caller, Scope::Admin, Action::UserSetPassword, object(PrincipalKind::User, name))
             .await?;
-        let hash = self.hash_new_password(name, password).await?;
+        let hash = self.hash_new_password(name, password).await;
+        let object = object(PrincipalKind::User, name);
+        let hash = self.prepared(hash, caller, Action::UserSetPassword, &object).await?;
         self.store_password(caller, name, hash, None).await
     }
 
@@ -102,8 +108,8 @@ impl App {
             principals::set_password_hash(&mut change, user.id, hash, expires_at).await?;
             token_families::revoke_all(&mut change, user.id, now).await?;
             Ok(())
-        };
-        let result = result.await;
+        }
+        .await;
         change.finish(result).await
     }
 
@@ -120,15 +126,16 @@ impl App {
             self.book.record(event.denied(reason)).await?;
             return Err(error);
         }
-        let hash = self.hash_new_password(&name, new).await?;
+        let hash = self.hash_new_password(&name, new).await;
+        let hash = self.prepared(hash, caller, Action::UserSetPassword, &object).await?;
         let now = self.now();
         let mut change = self.own_change(caller, Action::UserSetPassword, object).await?;
         let result = async {
             principals::set_password_hash(&mut change, id, hash, None).await?;
             token_families::revoke_all(&mut change, id, now).await?;
             Ok(())
-        };
-        let result = result.await;
+        }
+        .await;
         change.finish(result).await
     }
 

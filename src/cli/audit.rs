@@ -88,7 +88,7 @@ pub(super) async fn run(desk: &Desk, command: Command) -> Result<(), Failure> {
 /// To what, which version, and why not.
 fn details(event: &RecordedEvent) -> String {
     let reason = event.reason.as_ref().map(|reason| format!("({reason})"));
-    let parts = [event.object.clone(), event.version.clone(), reason];
+    let parts = [event.object.clone(), event.version.clone(), event.detail.clone(), reason];
     parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
 

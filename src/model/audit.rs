@@ -172,6 +172,8 @@ pub struct AuditEvent {
     pub object: Option<String>,
     /// Which version or versions: `3`, or `anthropic=1 openai=3`.
     pub version: Option<String>,
+    /// What more there is to say: scopes, a role, what a grant covers.
+    pub detail: Option<String>,
     /// Who asked: identifier and kind, where the asker is a principal.
     pub principal: Option<(Id, PrincipalKind)>,
     /// Who asked: the name.
@@ -195,6 +197,7 @@ impl AuditEvent {
             reason: None,
             object: None,
             version: None,
+            detail: None,
             principal: caller.principal,
             actor: caller.name.clone(),
             client_id: caller.client_id.clone(),
@@ -212,6 +215,7 @@ impl AuditEvent {
             reason: None,
             object: None,
             version: None,
+            detail: None,
             principal: None,
             actor: "anonymous".to_owned(),
             client_id: None,
@@ -245,6 +249,13 @@ impl AuditEvent {
     #[must_use]
     pub fn version(mut self, version: impl std::fmt::Display) -> Self {
         self.version = Some(version.to_string());
+        self
+    }
+
+    /// The same event, with more to say.
+    #[must_use]
+    pub fn detail(mut self, detail: impl std::fmt::Display) -> Self {
+        self.detail = Some(detail.to_string());
         self
     }
 
@@ -294,6 +305,8 @@ pub struct RecordedEvent {
     pub object: Option<String>,
     /// Which version.
     pub version: Option<String>,
+    /// What more there is to say.
+    pub detail: Option<String>,
     /// From where.
     pub source: String,
     /// The request's identifier.

@@ -34,8 +34,8 @@ pub async fn append(
 ) -> Result<(), StoreError> {
     let (principal_id, principal_kind) = event.principal.unzip();
     let statement = sql("insert into audit_events (id, stream, seq, at, action, outcome, actor, principal_id, principal_kind, \
-                         client_id, credential, object, version, source, request_id, reason) \
-                         select $1, $2, coalesce(max(seq), 0) + 1, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15 \
+                         client_id, credential, object, version, detail, source, request_id, reason) \
+                         select $1, $2, coalesce(max(seq), 0) + 1, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16 \
                          from audit_events where stream = $2")
     .bind(id)
     .bind(stream)
@@ -49,6 +49,7 @@ pub async fn append(
     .bind(event.credential)
     .bind(event.object)
     .bind(event.version)
+    .bind(event.detail)
     .bind(event.source)
     .bind(event.request_id)
     .bind(event.reason);
@@ -65,7 +66,7 @@ pub async fn newest(
 ) -> Result<Vec<RecordedEvent>, StoreError> {
     let statement =
         sql("select id, stream, seq, at, action, outcome, actor, principal_id, principal_kind, client_id, \
-                         credential, object, version, source, request_id, reason from audit_events \
+                         credential, object, version, detail, source, request_id, reason from audit_events \
                          where ($1 is null or actor = $1) and ($2 is null or action = $2) \
                          and ($3 is null or outcome = $3) and at >= $4 and (at, stream, seq) < ($5, $6, $7) \
                          order by at desc, stream desc, seq desc limit $8")
@@ -95,6 +96,7 @@ fn read(row: &Row<'_>) -> Result<RecordedEvent, StoreError> {
         credential: row.maybe_text("credential")?,
         object: row.maybe_text("object")?,
         version: row.maybe_text("version")?,
+        detail: row.maybe_text("detail")?,
         source: row.text("source")?,
         request_id: row.text("request_id")?,
         reason: row.maybe_text("reason")?,

@@ -339,10 +339,6 @@ impl Row<'_> {
         self.get(column)
     }
 
-    pub(super) fn maybe_bytes(&self, column: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        self.get(column)
-    }
-
     pub(super) fn id(&self, column: &str) -> Result<Id, StoreError> {
         let bytes: [u8; 16] = self.bytes(column)?.try_into().map_err(|_| inconsistent(column))?;
         Ok(Id::from_bytes(bytes))

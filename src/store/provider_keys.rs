@@ -33,9 +33,6 @@ pub struct ProviderKeyRow {
     pub provider: Provider,
     /// The number of the current version.
     pub version: i64,
-    /// What it was when last imported, as a keyed digest.
-    #[serde(skip)]
-    pub imported_mac: Option<Vec<u8>>,
     /// When it was first set.
     pub created_at: Timestamp,
     /// When the current version was set.
@@ -80,7 +77,6 @@ fn read_row(row: &Row<'_>) -> Result<ProviderKeyRow, StoreError> {
         project: row.parsed("project")?,
         provider: row.parsed("provider")?,
         version: row.int("version")?,
-        imported_mac: row.maybe_bytes("imported_mac")?,
         created_at: row.time("created_at")?,
         updated_at: row.time("updated_at")?,
     })
@@ -99,7 +95,7 @@ pub async fn list(
 ) -> Result<Vec<StoredKey>, StoreError> {
     let (after_project, after_provider) = after.unzip();
     let statement = sql(
-        "select k.id, p.name as project, k.provider, k.version, k.imported_mac, k.created_at, k.updated_at, \
+        "select k.id, p.name as project, k.provider, k.version, k.created_at, k.updated_at, \
                          v.id as version_id, v.sealed from provider_keys k join projects p on p.id = k.project_id \
                          join provider_key_versions v on v.provider_key_id = k.id and v.version = k.version \
                          where ($1 is null or k.project_id = $1) and ($2 is null or (p.name, k.provider) > ($2, $3)) \
@@ -116,7 +112,7 @@ pub async fn stored(
     provider: &Provider,
 ) -> Result<Option<StoredKey>, StoreError> {
     let statement = sql(
-        "select k.id, p.name as project, k.provider, k.version, k.imported_mac, k.created_at, k.updated_at, \
+        "select k.id, p.name as project, k.provider, k.version, k.created_at, k.updated_at, \
                          v.id as version_id, v.sealed from provider_keys k join projects p on p.id = k.project_id \
                          join provider_key_versions v on v.provider_key_id = k.id and v.version = k.version \
                          where k.project_id = $1 and k.provider = $2",
@@ -124,17 +120,15 @@ pub async fn stored(
     db.optional(statement.bind(project).bind(provider.as_str()), read_stored).await
 }
 
-/// A project's key of a provider.
+/// What is known of a project's key of a provider, also of one that was deleted.
 pub async fn find(
     db: &mut Connection,
     project: Id,
     provider: &Provider,
 ) -> Result<Option<ProviderKeyRow>, StoreError> {
-    let statement = sql(
-        "select k.id, p.name as project, k.provider, k.version, k.imported_mac, k.created_at, k.updated_at \
+    let statement = sql("select k.id, p.name as project, k.provider, k.version, k.created_at, k.updated_at \
                          from provider_keys k join projects p on p.id = k.project_id \
-                         where k.project_id = $1 and k.provider = $2",
-    );
+                         where k.project_id = $1 and k.provider = $2");
     db.optional(statement.bind(project).bind(provider.as_str()), read_row).await
 }
 
@@ -158,12 +152,6 @@ pub async fn set_version(tx: &mut Tx, id: Id, version: i64, now: Timestamp) -> R
     must_hit(tx.execute(statement.bind(version).bind(now).bind(id)).await?, "provider_keys")
 }
 
-/// Remembers, as a keyed digest, the value last imported.
-pub async fn set_imported_mac(tx: &mut Tx, id: Id, mac: [u8; 32]) -> Result<(), StoreError> {
-    let statement = sql("update provider_keys set imported_mac = $1 where id = $2");
-    must_hit(tx.execute(statement.bind(mac).bind(id)).await?, "provider_keys")
-}
-
 /// Adds the sealed value of a version.
 pub async fn insert_version(
     tx: &mut Tx,
@@ -179,7 +167,15 @@ pub async fn insert_version(
     tx.execute(statement.bind(id).bind(provider_key).bind(version).bind(sealed).bind(now)).await.map(drop)
 }
 
-/// Deletes a provider key with all its versions.
-pub async fn delete(tx: &mut Tx, id: Id) -> Result<(), StoreError> {
-    must_hit(tx.execute(sql("delete from provider_keys where id = $1").bind(id)).await?, "provider_keys")
+/// Deletes all values of a provider key. Its number stays taken: the next value gets the next one.
+pub async fn delete_values(tx: &mut Tx, id: Id) -> Result<(), StoreError> {
+    let statement = sql("delete from provider_key_versions where provider_key_id = $1").bind(id);
+    must_hit(tx.execute(statement).await?, "provider_key_versions")
+}
+
+/// Whether a project has a provider key with a value.
+pub async fn any(db: &mut Connection, project: Id) -> Result<bool, StoreError> {
+    let statement = sql("select k.version from provider_keys k join provider_key_versions v \
+                         on v.provider_key_id = k.id where k.project_id = $1 limit 1");
+    Ok(db.optional(statement.bind(project), |row| row.int("version")).await?.is_some())
 }

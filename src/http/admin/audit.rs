@@ -74,6 +74,9 @@ struct AuditEvent {
     /// Which version or versions of it.
     #[oai(nullable)]
     version: Option<String>,
+    /// What more there is to say: scopes, a role, what a grant covers.
+    #[oai(nullable)]
+    detail: Option<String>,
     /// From which address.
     source: String,
     /// The identifier of the request.
@@ -99,6 +102,7 @@ impl Example for AuditEvent {
             credential: Some("access_token".to_owned()),
             object: Some("project:default".to_owned()),
             version: Some("openai=3".to_owned()),
+            detail: None,
             source: "192.0.2.1".to_owned(),
             request_id: "req_019a0000-0000-7000-8000-000000000006".to_owned(),
             reason: None,

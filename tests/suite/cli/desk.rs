@@ -230,7 +230,7 @@ fn the_book_tells_who_did_what() {
         place.json(&arguments).as_array().unwrap().len()
     };
     assert_eq!(count(&["--limit", "1"]), 1);
-    assert_eq!(count(&["--action", "project.create"]), 2);
+    assert_eq!(count(&["--action", "project.create"]), 3, "default, search, and search again");
     assert_eq!(count(&["--action", "project.create", "--outcome", "failed"]), 1);
     assert_eq!(count(&["--principal", "nobody"]), 0);
     assert_eq!(count(&["--principal", newest["actor"].as_str().unwrap()]), all.as_array().unwrap().len());
