@@ -12,6 +12,7 @@ use poem::{
 };
 use poem_openapi::{
     ApiResponse, Object,
+    error::ParseParamError,
     registry::{MetaHeader, MetaMediaType, MetaResponse, MetaResponses, Registry},
     types::Type,
 };
@@ -155,7 +156,9 @@ pub(super) fn render(error: poem::Error, request_id: &str) -> Response {
     }
     let status = error.status();
     let Some(Travelling { error, form }) = error.downcast_ref::<Travelling>() else {
-        return problem_response(status, framework_detail(status), request_id);
+        let parameter = error.downcast_ref::<ParseParamError>();
+        let detail = parameter.map(|error| format!("the parameter {} is not what it can be", error.name));
+        return problem_response(status, detail.as_deref().unwrap_or(framework_detail(status)), request_id);
     };
     if let Some(cause) = error.cause() {
         tracing::error!(request_id, cause = %Chain(cause), "{error}");

@@ -29,7 +29,7 @@ pub(super) fn page(
     if !names(request).iter().all(known) {
         return Err(Error::Invalid("there is a query parameter that this list does not have".to_owned()));
     }
-    Ok(Page { limit: i64::from(limit), after })
+    Ok(Page { limit: i64::from(limit), after: after.filter(|after| !after.is_empty()) })
 }
 
 /// How many items a page has unless it is said.

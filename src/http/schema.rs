@@ -6,13 +6,13 @@ use std::{borrow::Cow, fmt::Display, str::FromStr};
 
 use poem_openapi::{
     registry::{MetaSchema, MetaSchemaRef},
-    types::{ParseError, ParseFromJSON, ParseResult, ToJSON, Type},
+    types::{ParseError, ParseFromJSON, ParseFromParameter, ParseResult, ToJSON, Type},
 };
 use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::Value;
 
 use crate::{
-    model::{GrantType, Network, PrincipalName, ProjectName, Provider, Role, Scope, ScopeSet},
+    model::{GrantType, Network, PrincipalName, ProjectName, Provider, Role, Scope, ScopeSet, Timestamp},
     secret::Secret,
 };
 
@@ -60,7 +60,9 @@ described! {
         let names = Scope::ALL.map(Scope::as_str).join("|");
         pattern(&format!("^({names})( ({names}))*$"))
     };
-    Network, "source" => MetaSchema::new("string");
+    // An address, or an address and a prefix length.
+    Network, "source" => pattern("^[0-9A-Fa-f.:]{2,45}(/[0-9]{1,3})?$");
+    Timestamp, "moment" => MetaSchema::new_with_format("string", "date-time");
 }
 
 /// A value that may be left out, but not be `null`.
@@ -115,6 +117,13 @@ impl<T: Described> Type for Word<T> {
 impl<T: Described> ToJSON for Word<T> {
     fn to_json(&self) -> Option<Value> {
         Some(self.0.to_string().into())
+    }
+}
+
+impl<T: Described> ParseFromParameter for Word<T> {
+    fn parse_from_parameter(text: &str) -> ParseResult<Self> {
+        // Never seen: the edge says in its own words which parameter is not right.
+        text.parse().map(Self).map_err(|_| ParseError::custom("not right"))
     }
 }
 

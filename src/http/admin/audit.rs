@@ -4,7 +4,7 @@ use poem::{Request, Result};
 use poem_openapi::{Enum, Object, OpenApi, param::Query, types::Example};
 
 use crate::{
-    app::{AuditFilter, Error},
+    app::AuditFilter,
     http::{
         Group,
         answer::Listing,
@@ -12,6 +12,7 @@ use crate::{
         error::ApiError,
         payload::{JsonBody, list},
         query,
+        schema::Word,
     },
     model::{Outcome, Timestamp},
 };
@@ -139,9 +140,9 @@ impl AuditApi {
         /// Only what ended so.
         outcome: Query<Option<OutcomeWord>>,
         /// Only from this moment on (RFC 3339).
-        since: Query<Option<String>>,
+        since: Query<Option<Word<Timestamp>>>,
         /// Only before this moment (RFC 3339).
-        until: Query<Option<String>>,
+        until: Query<Option<Word<Timestamp>>>,
         /// How many at most.
         #[oai(default = "query::usual_limit", validator(minimum(value = "1"), maximum(value = "1000")))]
         limit: Query<u32>,
@@ -153,16 +154,9 @@ impl AuditApi {
             actor: principal.0,
             action: action.0,
             outcome: outcome.0.map(|word| word.outcome().as_str().to_owned()),
-            since: moment(since.0.as_deref())?,
-            until: moment(until.0.as_deref())?,
+            since: since.0.map(|word| word.0),
+            until: until.0.map(|word| word.0),
         };
         Ok(JsonBody::of(&app(request).audit_events(&caller.0, filter, &page).await?))
     }
-}
-
-fn moment(text: Option<&str>) -> Result<Option<Timestamp>, Error> {
-    let moment = text.map(str::parse).transpose();
-    moment.map_err(|_| {
-        Error::Invalid("`since` and `until` are moments such as 2026-01-31T12:00:00Z".to_owned())
-    })
 }
