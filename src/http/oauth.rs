@@ -25,16 +25,16 @@ use crate::{
 #[oai(rename = "TokenQuestion", example)]
 struct TokenQuestionSchema {
     /// The token.
-    #[oai(validator(min_length = 1, pattern = "^[\\x20-\\x7E]+$"))]
+    #[oai(validator(min_length = 1, pattern = "^[^\\x00-\\x1F\\x7F-\\x9F]+$"))]
     token: String,
     /// `access_token` or `refresh_token`: only a hint, since every token says itself what it is.
-    #[oai(skip_serializing_if_is_none, validator(pattern = "^[\\x20-\\x7E]*$"))]
+    #[oai(skip_serializing_if_is_none, validator(pattern = "^[^\\x00-\\x1F\\x7F-\\x9F]*$"))]
     token_type_hint: Option<String>,
     /// The client, unless it is named in `Authorization: Basic`; the public client `keydesk` when absent.
-    #[oai(skip_serializing_if_is_none, validator(pattern = "^[\\x20-\\x7E]*$"))]
+    #[oai(skip_serializing_if_is_none, validator(pattern = "^[^\\x00-\\x1F\\x7F-\\x9F]*$"))]
     client_id: Option<String>,
     /// Its secret, likewise.
-    #[oai(skip_serializing_if_is_none, validator(pattern = "^[\\x20-\\x7E]*$"))]
+    #[oai(skip_serializing_if_is_none, validator(pattern = "^[^\\x00-\\x1F\\x7F-\\x9F]*$"))]
     client_secret: Option<String>,
 }
 

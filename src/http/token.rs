@@ -24,22 +24,22 @@ pub(super) struct TokenRequestSchema {
     #[oai(validator(pattern = "^(password|client_credentials|refresh_token)$"))]
     grant_type: String,
     /// The user's name, for the grant `password`.
-    #[oai(skip_serializing_if_is_none, validator(pattern = "^[^\\x00-\\x1F\\x7F]*$"))]
+    #[oai(skip_serializing_if_is_none, validator(pattern = "^[^\\x00-\\x1F\\x7F-\\x9F]*$"))]
     username: Option<String>,
     /// The user's password, for the grant `password`.
-    #[oai(skip_serializing_if_is_none, validator(pattern = "^[^\\x00-\\x1F\\x7F]*$"))]
+    #[oai(skip_serializing_if_is_none, validator(pattern = "^[^\\x00-\\x1F\\x7F-\\x9F]*$"))]
     password: Option<String>,
     /// The refresh token, for the grant `refresh_token`.
-    #[oai(skip_serializing_if_is_none, validator(pattern = "^[\\x20-\\x7E]*$"))]
+    #[oai(skip_serializing_if_is_none, validator(pattern = "^[^\\x00-\\x1F\\x7F-\\x9F]*$"))]
     refresh_token: Option<String>,
     /// Space-separated scopes; `llm-keys:read`, or what was granted before, when absent.
-    #[oai(skip_serializing_if_is_none, validator(pattern = "^[\\x20-\\x7E]*$"))]
+    #[oai(skip_serializing_if_is_none, validator(pattern = "^[^\\x00-\\x1F\\x7F-\\x9F]*$"))]
     scope: Option<String>,
     /// The service account, unless it is named in `Authorization: Basic`.
-    #[oai(skip_serializing_if_is_none, validator(pattern = "^[\\x20-\\x7E]*$"))]
+    #[oai(skip_serializing_if_is_none, validator(pattern = "^[^\\x00-\\x1F\\x7F-\\x9F]*$"))]
     client_id: Option<String>,
     /// Its secret, likewise.
-    #[oai(skip_serializing_if_is_none, validator(pattern = "^[\\x20-\\x7E]*$"))]
+    #[oai(skip_serializing_if_is_none, validator(pattern = "^[^\\x00-\\x1F\\x7F-\\x9F]*$"))]
     client_secret: Option<String>,
 }
 
