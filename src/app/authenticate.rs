@@ -13,7 +13,7 @@ use crate::{
         TokenDigest, TokenKind, provider, token,
     },
     secret::Secret,
-    store::{api_keys, principals, token_families},
+    store::{api_keys, keys, principals, token_families},
 };
 
 /// How precisely the last use of an API key is remembered: writing every use would cost as much as the key read.
@@ -45,9 +45,11 @@ impl App {
         let Some(presented) = presented else {
             return Err(self.refuse(Action::CredentialVerify, &origin, Error::CredentialMissing).await);
         };
+        // Before anything is looked up: whatever changes from here on makes the decision stale.
+        let revision = keys::revision(&mut self.store.read().await?).await?;
         let found = self.identify(&presented, &origin).await?;
         match found.and_then(|found| found.into_caller(account, origin.clone())) {
-            Ok(caller) => Ok(caller),
+            Ok(caller) => Ok(Caller { revision, ..caller }),
             Err((reason, owner)) => {
                 let mut event = AuditEvent::anonymous(&origin, Action::CredentialVerify).denied(reason);
                 if let Some((owner, credential)) = owner {
@@ -175,6 +177,7 @@ impl Found {
             scopes: self.scopes.within(self.principal.role),
             credential: self.credential,
             origin,
+            revision: 0,
         })
     }
 }

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{Error, Surroundings};
 use crate::{
     model::{Action, AuditEvent, Id, Origin},
-    store::{Store, StoreError, audit_events},
+    store::{Store, StoreError, audit_events, keys},
 };
 
 /// How many events may wait; beyond that a request is told to come back.
@@ -31,7 +31,18 @@ pub(super) struct Book {
 
 struct Entry {
     event: AuditEvent,
-    written: oneshot::Sender<Result<(), String>>,
+    /// The revision at which it was decided that this may happen; if it has moved, the decision no longer stands.
+    decided_at: Option<i64>,
+    written: oneshot::Sender<Written>,
+}
+
+/// What became of an event.
+#[derive(Clone)]
+enum Written {
+    Durably,
+    /// Not written, because its decision no longer stands.
+    Stale,
+    Failed(String),
 }
 
 impl Book {
@@ -59,14 +70,25 @@ impl Book {
 
     /// Returns when `event` is durable. An error means that it is not, and whatever it was about must not happen.
     pub(super) async fn record(&self, event: AuditEvent) -> Result<(), Error> {
+        self.submit(event, None).await
+    }
+
+    /// The same for what was allowed by a decision made at revision `decided_at`. If anything that decides access has
+    /// changed since, nothing is written and the answer is [`Error::Stale`]: a handover never comes after the change
+    /// that forbids it, in the book or outside.
+    pub(super) async fn record_decision(&self, event: AuditEvent, decided_at: i64) -> Result<(), Error> {
+        self.submit(event, Some(decided_at)).await
+    }
+
+    async fn submit(&self, event: AuditEvent, decided_at: Option<i64>) -> Result<(), Error> {
         let (written, answer) = oneshot::channel();
-        let entry = Entry { event, written };
         self.queue
-            .try_send(entry)
+            .try_send(Entry { event, decided_at, written })
             .map_err(|_| Error::Unavailable("the book has too many events waiting".into()))?;
         match answer.await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(cause)) => Err(Error::Unavailable(cause.into())),
+            Ok(Written::Durably) => Ok(()),
+            Ok(Written::Stale) => Err(Error::Stale),
+            Ok(Written::Failed(cause)) => Err(Error::Unavailable(cause.into())),
             Err(_) => Err(Error::Unavailable("the book is closed".into())),
         }
     }
@@ -81,27 +103,38 @@ async fn write(
 ) {
     let mut batch = Vec::with_capacity(BATCH);
     while entries.recv_many(&mut batch, BATCH).await > 0 {
-        let (events, waiting): (Vec<_>, Vec<_>) =
-            batch.drain(..).map(|entry| (entry.event, entry.written)).unzip();
-        let result =
-            write_batch(&store, &surroundings, stream, events).await.map_err(|error| error.to_string());
+        let result = write_batch(&store, &surroundings, stream, &batch).await;
         healthy.store(result.is_ok(), Ordering::Relaxed);
-        for written in waiting {
+        for (i, entry) in batch.drain(..).enumerate() {
+            let outcome = match &result {
+                Ok(stale) if stale.contains(&i) => Written::Stale,
+                Ok(_) => Written::Durably,
+                Err(error) => Written::Failed(error.to_string()),
+            };
             // Who has stopped waiting has gone; the event stays.
-            let _ = written.send(result.clone());
+            let _ = entry.written.send(outcome);
         }
     }
 }
 
+/// Writes the events whose decisions still stand, and tells which do not, by their places.
 async fn write_batch(
     store: &Store,
     surroundings: &Surroundings,
     stream: Id,
-    events: Vec<AuditEvent>,
-) -> Result<(), StoreError> {
+    batch: &[Entry],
+) -> Result<Vec<usize>, StoreError> {
     let mut tx = store.begin().await?;
-    for event in events {
-        audit_events::append(&mut tx, surroundings.new_id(), stream, surroundings.clock.now(), event).await?;
+    let revision = keys::revision(&mut tx).await?;
+    let mut stale = Vec::new();
+    for (i, entry) in batch.iter().enumerate() {
+        if entry.decided_at.is_some_and(|decided_at| decided_at != revision) {
+            stale.push(i);
+            continue;
+        }
+        let (id, now) = (surroundings.new_id(), surroundings.clock.now());
+        audit_events::append(&mut tx, id, stream, now, entry.event.clone()).await?;
     }
-    tx.commit().await
+    tx.commit().await?;
+    Ok(stale)
 }

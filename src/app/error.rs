@@ -53,6 +53,9 @@ pub enum Error {
     /// What was to be changed is not what it was when it was read (RFC 9110 §13.1.1).
     #[error("it has changed since you read it; read it again and repeat the change")]
     Changed,
+    /// Something that decides access changed between the decision and the handover: decide again.
+    #[error("access was changed at this very moment; try again")]
+    Stale,
     /// Too much to do at this moment.
     #[error("too many passwords are waiting to be checked; try again in a second")]
     Busy,
@@ -88,6 +91,7 @@ impl Error {
             Self::InvalidScope => "invalid_scope",
             Self::TooMany { .. } => "too_many_attempts",
             Self::Changed => "changed",
+            Self::Stale => "stale",
             Self::Busy => "busy",
             Self::Unavailable(_) => "unavailable",
             Self::Internal(_) => "internal",

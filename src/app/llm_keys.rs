@@ -171,7 +171,7 @@ impl App {
                 return Err(error);
             }
         };
-        self.book.record(event).await?;
+        self.book.record_decision(event, caller.revision).await?;
         Ok(opened)
     }
 

@@ -60,8 +60,8 @@ struct ApiKeyScheme(auth::ApiKey);
 /// Describes the OAuth 2.0 scheme and the scope an operation needs. Checks nothing: see [`Authenticated`].
 pub(super) struct DescribesOAuth2;
 
-/// The authenticated asker.
-pub(super) struct Authenticated(pub(super) Caller);
+/// The authenticated asker, and how often the request has been decided.
+pub(super) struct Authenticated(pub(super) Caller, usize);
 
 /// Describes an operation that anybody may call.
 pub(super) struct Public;
@@ -116,9 +116,28 @@ impl<'a> ApiExtractor<'a> for Authenticated {
         _: &mut RequestBody,
         _: ExtractParamOptions<()>,
     ) -> Result<Self> {
-        caller(request).await.map(Self).map_err(problem)
+        caller(request).await.map(|caller| Self(caller, 1)).map_err(problem)
     }
 }
+
+impl Authenticated {
+    /// Whether a request is to be decided again, because access was changed in the middle of it: then who asks is proven
+    /// again, too. A desk that is changed all the time says so in the end.
+    pub(super) async fn decides_again<T>(
+        &mut self,
+        request: &Request,
+        decided: &Result<T, Error>,
+    ) -> Result<bool, Error> {
+        if !matches!(decided, Err(Error::Stale)) || self.1 == MOST_DECISIONS {
+            return Ok(false);
+        }
+        *self = Self(caller(request).await?, self.1 + 1);
+        Ok(true)
+    }
+}
+
+/// How often a request is decided before it is told to come back.
+const MOST_DECISIONS: usize = 10;
 
 /// Who is asking. More than one credential is refused (RFC 6750 §2), so that no two parties read a request differently.
 async fn caller(request: &Request) -> Result<Caller, Error> {

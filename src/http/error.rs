@@ -143,7 +143,7 @@ fn status(error: &app::Error) -> StatusCode {
         E::Conflict(_) => StatusCode::CONFLICT,
         E::Changed => StatusCode::PRECONDITION_FAILED,
         E::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
-        E::Busy | E::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        E::Busy | E::Stale | E::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         E::Internal(_) | E::Refused(_) => StatusCode::INTERNAL_SERVER_ERROR,
         _ => StatusCode::BAD_REQUEST,
     }

@@ -118,7 +118,7 @@ impl LlmKeysApi {
     async fn list(
         &self,
         #[oai(scope = "Scopes::LlmKeysRead")] _scheme: DescribesOAuth2,
-        caller: Authenticated,
+        mut caller: Authenticated,
         request: &Request,
         /// The project; needed only if you are granted several and none is `default`.
         project: Query<Option<String>>,
@@ -132,7 +132,11 @@ impl LlmKeysApi {
         refuse_repeated(request)?;
         let project = project.0.filter(|name| !name.is_empty());
         let current = |etag: &str| is_current(if_none_match.0.as_deref(), etag);
-        let found = app(request).read_keys(&caller.0, project.as_deref(), current).await?;
+        let mut found = app(request).read_keys(&caller.0, project.as_deref(), current).await;
+        while caller.decides_again(request, &found).await? {
+            found = app(request).read_keys(&caller.0, project.as_deref(), current).await;
+        }
+        let found = found?;
         Ok(match found.read {
             KeyRead::Unchanged => KeysAnswer::Unchanged(found.etag, VARY.to_owned()),
             KeyRead::Handed(keys) => {
@@ -155,7 +159,7 @@ impl LlmKeysApi {
     async fn get(
         &self,
         #[oai(scope = "Scopes::LlmKeysRead")] _scheme: DescribesOAuth2,
-        caller: Authenticated,
+        mut caller: Authenticated,
         request: &Request,
         /// The provider, for example `openai`.
         provider: Path<String>,
@@ -171,7 +175,11 @@ impl LlmKeysApi {
         refuse_repeated(request)?;
         let project = project.0.filter(|name| !name.is_empty());
         let current = |etag: &str| is_current(if_none_match.0.as_deref(), etag);
-        let found = app(request).read_key(&caller.0, project.as_deref(), &provider.0, current).await?;
+        let mut found = app(request).read_key(&caller.0, project.as_deref(), &provider.0, current).await;
+        while caller.decides_again(request, &found).await? {
+            found = app(request).read_key(&caller.0, project.as_deref(), &provider.0, current).await;
+        }
+        let found = found?;
         Ok(match found.read {
             KeyRead::Unchanged => KeysAnswer::Unchanged(found.etag, VARY.to_owned()),
             KeyRead::Handed(key) => {

@@ -57,6 +57,8 @@ pub struct Caller {
     pub credential: CredentialKind,
     /// From where.
     pub origin: Origin,
+    /// The revision of the database at which all of this was found to be so.
+    pub revision: i64,
 }
 
 impl Caller {
@@ -70,6 +72,7 @@ impl Caller {
             scopes: ScopeSet::all(),
             credential: CredentialKind::OperatingSystem,
             origin: Origin { source: "local".to_owned(), request_id },
+            revision: 0,
         }
     }
 

@@ -292,6 +292,29 @@ async fn a_revocation_is_in_force_at_once() {
 }
 
 #[tokio::test]
+async fn nothing_is_handed_over_after_the_change_that_forbids_it() {
+    let desk = stocked().await;
+    let robot = desk.add_account("robot", &["default"]).await;
+    // Once before, so that the key's first use is written down already.
+    desk.get("/llm-keys").header("x-api-key", open(&robot.token)).send().await.unwrap();
+    // Somebody shuts the robot out, and takes a moment; meanwhile the robot asks and waits for the pen.
+    let mut database = desk.database().await;
+    sqlx::query("begin immediate").execute(&mut database).await.unwrap();
+    let shut_out = "update principals set disabled_at = 1 where name = 'robot'";
+    sqlx::query(shut_out).execute(&mut database).await.unwrap();
+    sqlx::query("update revision set value = value + 1").execute(&mut database).await.unwrap();
+    let request = desk.get("/llm-keys").header("x-api-key", open(&robot.token));
+    let asking = tokio::spawn(request.send());
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    sqlx::query("commit").execute(&mut database).await.unwrap();
+    let response = asking.await.unwrap().unwrap();
+    assert_eq!(response.status(), 401);
+    let outcomes: Vec<_> =
+        desk.events().await.into_iter().map(|event| (event.action, event.outcome)).take(1).collect();
+    assert_eq!(outcomes, [("credential.verify".to_owned(), "denied".to_owned())]);
+}
+
+#[tokio::test]
 async fn credentials_end_on_time() {
     let desk = stocked().await;
     let token = desk.login("admin").await;
