@@ -106,7 +106,7 @@ impl App {
         let proven = self.prove_password(name, password, event).await;
         match proven {
             Ok(proven) => self.settle(&proven, None).await,
-            Err(Error::InvalidGrant) => Err(Error::Invalid("the old password is not right".to_owned())),
+            Err(Error::InvalidGrant) => Err(Error::Conflict("the old password is not right".to_owned())),
             Err(other) => Err(other),
         }
     }

@@ -119,7 +119,10 @@ impl App {
         after.role = patch.role.unwrap_or(before.role);
         if let Some(grant_types) = patch.grant_types {
             if !grant_types.is_subset(&kind.grant_types()) {
-                return Err(Error::Invalid(format!("a {} cannot use one of these grant types", kind.noun())));
+                return Err(Error::Conflict(format!(
+                    "a {} cannot use one of these grant types",
+                    kind.noun()
+                )));
             }
             after.grant_types = grant_types;
         }

@@ -74,7 +74,7 @@ impl App {
         let object = object(project, provider);
         self.require(caller, Scope::LlmKeysWrite, Action::ProviderKeySet, object.as_str()).await?;
         let checked = provider::check_key_text(key.expose())
-            .map_err(|error| Error::Invalid(format!("not a provider key: {error}")));
+            .map_err(|error| Error::Conflict(format!("not a provider key: {error}")));
         self.prepared(checked, caller, Action::ProviderKeySet, &object).await?;
         let mut change = self.change(caller, Scope::LlmKeysWrite, Action::ProviderKeySet, object).await?;
         let result = async {

@@ -146,7 +146,7 @@ impl App {
         password: Secret,
     ) -> Result<String, Error> {
         let policy = self.settings.password_policy;
-        policy.check(name, password.expose()).map_err(|error| Error::Invalid(error.to_string()))?;
+        policy.check(name, password.expose()).map_err(|error| Error::Conflict(error.to_string()))?;
         Ok(self.passwords.hash(password).await?)
     }
 }

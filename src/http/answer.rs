@@ -108,7 +108,7 @@ answers! {
     /// A body that makes something which nothing can stand against but the body.
     MakingOwn = [400, 401, 403, 413, 415, 500, 503];
     /// The same, of something that must exist.
-    Putting = [400, 401, 403, 404, 413, 415, 500, 503];
+    Putting = [400, 401, 403, 404, 409, 413, 415, 500, 503];
     /// A body that makes something with a name of its own.
     Making = [400, 401, 403, 409, 413, 415, 500, 503];
     /// The same, which names other things.
@@ -116,7 +116,7 @@ answers! {
     /// A conditional change.
     Changing = [400, 401, 403, 404, 409, 412, 413, 415, 428, 500, 503];
     /// A body with a password to try.
-    Proving = [400, 401, 403, 413, 415, 429, 500, 503];
+    Proving = [400, 401, 403, 409, 413, 415, 429, 500, 503];
 }
 
 #[cfg(test)]

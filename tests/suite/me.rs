@@ -35,7 +35,7 @@ async fn changing_the_password_needs_the_old_one_and_ends_every_session() {
         [("wrong wrong wrong wrong", NEW), (PASSWORD, "short"), (PASSWORD, "alicealicealicealice")]
     {
         let (status, body) = alice.ask("PUT", "/me/password", change(old, new)).await;
-        assert_eq!(status, 400, "{old} {new}");
+        assert_eq!(status, 409, "{old} {new}");
         assert!(!body.to_string().contains(old) && !body.to_string().contains(new));
     }
     assert_eq!(elsewhere.get("/me").await.0, 200);
@@ -57,7 +57,7 @@ async fn guessing_the_old_password_is_slowed_down() {
         statuses.push(response.status().as_u16());
         assert_eq!(response.status() == 429, header(&response, "retry-after").parse::<u64>().is_ok());
     }
-    assert_eq!(statuses, [400, 400, 400, 400, 400, 429]);
+    assert_eq!(statuses, [409, 409, 409, 409, 409, 429]);
     let key = Asker::new(&desk, api_key(&desk, "alice", "llm-keys:read").await);
     assert_eq!(key.ask("PUT", "/me/password", body).await.0, 403, "an API key cannot even try");
 }

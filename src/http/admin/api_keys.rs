@@ -49,6 +49,7 @@ impl ApiKeysApi {
         #[oai(default = "query::usual_limit", validator(minimum(value = "1"), maximum(value = "1000")))]
         limit: Query<u32>,
         /// The `next` of the page before.
+        #[oai(validator(pattern = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"))]
         after: Query<Option<String>>,
     ) -> Result<JsonBody<ApiKeyList>, ApiError<Reading>> {
         let page = query::page(request, limit.0, after.0, &[])?;
@@ -122,6 +123,7 @@ impl ApiKeysApi {
         #[oai(default = "query::usual_limit", validator(minimum(value = "1"), maximum(value = "1000")))]
         limit: Query<u32>,
         /// The `next` of the page before.
+        #[oai(validator(pattern = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"))]
         after: Query<Option<String>>,
     ) -> Result<JsonBody<ApiKeyList>, ApiError<Reading>> {
         let page = query::page(request, limit.0, after.0, &[])?;

@@ -147,6 +147,9 @@ impl AuditApi {
         #[oai(default = "query::usual_limit", validator(minimum(value = "1"), maximum(value = "1000")))]
         limit: Query<u32>,
         /// The `next` of the page before.
+        #[oai(validator(
+            pattern = "^[0-9]{1,18}\\.[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\\.[0-9]{1,18}$"
+        ))]
         after: Query<Option<String>>,
     ) -> Result<JsonBody<AuditEventList>, ApiError<Listing>> {
         let page = query::page(request, limit.0, after.0, &FILTERS)?;

@@ -92,6 +92,7 @@ impl GrantsApi {
         #[oai(default = "query::usual_limit", validator(minimum(value = "1"), maximum(value = "1000")))]
         limit: Query<u32>,
         /// The `next` of the page before.
+        #[oai(validator(pattern = "^[^/]+/.+$"))]
         after: Query<Option<String>>,
     ) -> Result<JsonBody<GrantList>, ApiError<Reading>> {
         let page = query::page(request, limit.0, after.0, &[])?;
