@@ -10,7 +10,6 @@ import time
 import urllib.parse
 
 import pytest
-import requests
 
 from sources import Client, fresh_source, login
 
@@ -321,17 +320,12 @@ def test_client_secrets_cannot_be_guessed_either(desk):
 
 def test_changing_a_password_is_no_way_around(desk, somebody):
     """`PUT /me/password` asks for the old one: it is counted with the logins."""
-    spec = desk.get("/openapi.json").json()["paths"].get("/me/password")
-    assert spec, "PUT /me/password is not in the specification"
-    body = spec["put"]["requestBody"]["content"]["application/json"]["schema"]
-    fields = desk.get("/openapi.json").json()["components"]["schemas"][body["$ref"].rsplit("/", 1)[1]]["properties"]
-    old, new = (next(name for name in fields if part in name) for part in (("old" if any("old" in f for f in fields) else "current"), "new"))
     name, password = somebody()
     with Client(desk) as client:
         token = client.login(name, password).json()["access_token"]
 
         def change(typed):
-            text = json.dumps({old: typed, new: "a quite different password"})
+            text = json.dumps({"old_password": typed, "new_password": "a quite different password"})
             headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
             return client.request("PUT", "/me/password", text.encode(), **headers).status
 
@@ -341,4 +335,3 @@ def test_changing_a_password_is_no_way_around(desk, somebody):
         assert client.login(name, password).status == 429
         # The token that they hold goes on.
         assert client.request("GET", "/llm-keys", Authorization=f"Bearer {token}").status == 200
-    assert requests.get(f"{desk.url}/health", timeout=5).status_code == 200
