@@ -52,7 +52,14 @@ impl App {
         new: NewKey,
     ) -> Result<IssuedApiKey, Error> {
         self.require(caller, Scope::Admin, Action::ApiKeyIssue, format!("api_key:{owner}/new")).await?;
-        let issued = self.draft_api_key(owner.clone(), new);
+        let issued = self.draft_api_key(owner.clone(), new).and_then(|issued| {
+            let may = caller.may_give(issued.row.scope);
+            if may {
+                Ok(issued)
+            } else {
+                Err(Error::Forbidden("nobody gives scopes that they lack".to_owned()))
+            }
+        });
         let issued =
             self.prepared(issued, caller, Action::ApiKeyIssue, &format!("api_key:{owner}/new")).await?;
         let object = object(owner, issued.row.id);
@@ -71,12 +78,13 @@ impl App {
         let owner: PrincipalName = caller.name.parse().map_err(|_| not_a_principal())?;
         let event = AuditEvent::by(caller, Action::ApiKeyIssue).on(format!("api_key:{owner}/new"));
         self.authorise_own(caller, &event).await?;
-        let issued = self.draft_api_key(owner.clone(), new)?;
-        if !issued.row.scope.is_subset_of(caller.scopes) {
-            return Err(Error::Forbidden(
-                "an API key cannot do more than the token it is made with".to_owned(),
-            ));
-        }
+        let issued = self.draft_api_key(owner.clone(), new).and_then(|issued| {
+            let may = issued.row.scope.is_subset_of(caller.scopes);
+            let detail = "an API key cannot do more than the token it is made with";
+            if may { Ok(issued) } else { Err(Error::Forbidden(detail.to_owned())) }
+        });
+        let issued =
+            self.prepared(issued, caller, Action::ApiKeyIssue, &format!("api_key:{owner}/new")).await?;
         let object = object(&owner, issued.row.id);
         let mut change = self.own_change(caller, Action::ApiKeyIssue, object).await?;
         let result = async {

@@ -47,7 +47,7 @@ impl App {
             return if shown.secret.is_none() { Ok(Client::Public) } else { Err(Error::InvalidClient) };
         };
         let secret = shown.secret.ok_or(Error::InvalidClient)?;
-        let subject = Subject::clients(self, &event.source);
+        let subject = Subject::clients(self, &id, &event.source);
         self.refuse_if_blocked(&subject, event).await?;
         let found = self.confidential_client(&id, &secret, event).await;
         if matches!(found, Err(Error::InvalidClient)) {

@@ -219,7 +219,7 @@ impl App {
         })?;
         let passwords = PasswordPool::start(Arc::clone(&surroundings.entropy)).map_err(Error::internal)?;
         let book = Book::open(store.clone(), surroundings.clone());
-        let signing_keys = Ring::empty(settings.access_ttl);
+        let signing_keys = Ring::empty();
         let app = Self {
             store,
             keyring,

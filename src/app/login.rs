@@ -102,10 +102,10 @@ impl App {
         name: &PrincipalName,
         password: Secret,
         event: &mut AuditEvent,
-    ) -> Result<(), Error> {
+    ) -> Result<Principal, Error> {
         let proven = self.prove_password(name, password, event).await;
         match proven {
-            Ok(proven) => self.settle(&proven, None).await,
+            Ok(proven) => self.settle(&proven, None).await.map(|()| proven.user),
             Err(Error::InvalidGrant) => Err(Error::Conflict("the old password is not right".to_owned())),
             Err(other) => Err(other),
         }
@@ -121,11 +121,16 @@ impl App {
         let lasting = proven.user.grant_types.contains(&GrantType::RefreshToken) && !proven.one_time;
         let (family, refresh_token) = self.new_family(proven.user.id, PUBLIC_CLIENT, scopes, &event.source);
         let mut token = self.sign(&proven.user, PUBLIC_CLIENT, scopes, Some(family.id))?;
-        let event = event.clone().on(format!("access_token:{}", token.id)).detail(scopes);
+        let written = event.clone().on(format!("access_token:{}", token.id)).detail(scopes);
         let mut tx = self.store.begin().await?;
+        if !still_stands(&mut tx, &proven.user).await? {
+            drop(tx);
+            self.confirm_failure(&proven.attempt).await?;
+            return Err(event.because("changed_meanwhile", Error::InvalidGrant));
+        }
         self.insert_family(&mut tx, &family, &refresh_token).await?;
-        self.settle_in_tx(&mut tx, proven, Some(&event)).await?;
-        audit_events::append(&mut tx, self.new_id(), self.book.stream(), self.now(), event).await?;
+        self.settle_in_tx(&mut tx, proven, Some(&written)).await?;
+        audit_events::append(&mut tx, self.new_id(), self.book.stream(), self.now(), written).await?;
         tx.commit().await?;
         token.refresh_token = lasting.then_some(refresh_token);
         Ok(token)
@@ -165,4 +170,11 @@ impl App {
         let mac = self.keyring.mac("unknown user name", name.as_str().as_bytes());
         format!("unknown:{}", super::hex(&mac[..8]))
     }
+}
+
+/// Whether a principal is still what it was when it proved who it is: not changed, shut out, deleted, or given another
+/// password. Asked in the transaction that rests on it, because proving takes a while.
+pub(super) async fn still_stands(tx: &mut Tx, proven: &Principal) -> Result<bool, Error> {
+    let now = principals::by_id(tx, proven.id).await?;
+    Ok(now.is_some_and(|now| now.version == proven.version && now.is_enabled()))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{App, Error, change::Change, session::not_a_principal};
+use super::{App, Error, change::Change, session::not_a_principal, users::gives_role};
 use crate::{
     model::{
         Action, Caller, GrantType, Id, Listed, Page, Principal, PrincipalKind, PrincipalName, Role, Scope,
@@ -95,7 +95,11 @@ impl App {
             (Some(false), None, None) => Action::PrincipalEnable,
             _ => Action::PrincipalUpdate,
         };
+        let allowed = patch.role.map_or(Ok(()), |role| gives_role(caller, role));
         let mut change = self.change(caller, Scope::Admin, action, object(kind, name)).await?;
+        if let Err(error) = allowed {
+            return change.finish(Err(error)).await;
+        }
         let result = self.apply(&mut change, kind, name, patch, expected).await;
         if let Ok(changed) = &result {
             change.event = change.event.clone().version(changed.version);
@@ -131,7 +135,10 @@ impl App {
             Some(false) => after.disabled_at = None,
             _ => {}
         }
-        if after.role != Role::Admin || !after.is_enabled() {
+        if after.role != Role::Admin
+            || !after.is_enabled()
+            || !after.grant_types.contains(&GrantType::Password)
+        {
             keep_one_admin(change, &before).await?;
         }
         if !principals::update(change, &after).await? {

@@ -10,13 +10,13 @@ use super::{
 pub use crate::crypto::jwt::AccessClaims;
 use crate::{
     crypto::{self, jwt},
-    model::{Action, AuditEvent, Caller, Id, Origin, Scope, Timestamp, TokenKind},
+    model::{Action, AuditEvent, Caller, Id, Origin, Scope, ScopeSet, Timestamp, TokenKind},
     secret::Secret,
     store::{audit_events, principals, token_families},
 };
 
 /// The longest life that can be configured for an access token: lowering the setting does not void what was issued.
-const MAX_ACCESS_TTL: Duration = Duration::from_hours(1);
+pub(super) const MAX_ACCESS_TTL: Duration = Duration::from_hours(1);
 
 /// Who asks about a token.
 #[derive(Debug)]
@@ -25,6 +25,12 @@ pub enum Asker {
     Client(ClientCredentials),
     /// Somebody with an access token that carries `admin`.
     Caller(Caller),
+}
+
+/// What can be revoked.
+enum Revocable {
+    Session(Id),
+    AccessToken { jti: String, end: Timestamp },
 }
 
 impl App {
@@ -39,6 +45,7 @@ impl App {
         let mut event = AuditEvent::anonymous(&origin, Action::TokenRevoke);
         match self.revoke(client, token, &mut event).await {
             Ok(()) => Ok(()),
+            Err(error) if self.shed.counts(&error) => Err(error),
             Err(error) => {
                 let reason = event.reason.clone().unwrap_or_else(|| error.code().to_owned());
                 self.book.record(event.denied(reason)).await?;
@@ -56,26 +63,41 @@ impl App {
     ) -> Result<(), Error> {
         let client = self.authenticate_client(client, event).await?;
         let token = token.ok_or_else(|| super::token::missing("token"))?;
-        let mut tx = self.store.begin().await?;
-        let now = self.now();
-        if TokenKind::recognise(token.expose()) == Some(TokenKind::RefreshToken) {
-            let digest = crypto::token_digest(token.expose());
-            let found = token_families::by_token(&mut tx, digest).await?;
-            let own = found.filter(|(family, _)| family.client_id == client.id());
-            if let Some((family, _)) = own {
-                token_families::revoke(&mut tx, family.id, now).await?;
-                event.object = Some(format!("session:{}", family.id));
+        let Some(revocable) = self.revocable(&client, token.expose()).await? else {
+            // Nothing changes, so nothing but the asking is written down.
+            return self.book.record(event.clone()).await;
+        };
+        let (mut tx, now) = (self.store.begin().await?, self.now());
+        match revocable {
+            Revocable::Session(id) => {
+                token_families::revoke(&mut tx, id, now).await?;
+                event.object = Some(format!("session:{id}"));
             }
-        } else if let Some(claims) = self.access_token_of(&client, token.expose()) {
-            let end = i64::try_from(claims.exp).unwrap_or(i64::MAX).saturating_mul(1_000_000);
-            // A little longer than the token itself, because of the leeway with which it is accepted.
-            let end = Timestamp::from_micros(end).plus(Duration::from_mins(1));
-            token_families::revoke_access_token(&mut tx, &claims.jti, end).await?;
-            event.object = Some(format!("access_token:{}", claims.jti));
+            Revocable::AccessToken { jti, end } => {
+                token_families::revoke_access_token(&mut tx, &jti, end).await?;
+                event.object = Some(format!("access_token:{jti}"));
+            }
         }
         tx.bump_revision().await?;
         audit_events::append(&mut tx, self.new_id(), self.book.stream(), now, event.clone()).await?;
         Ok(tx.commit().await?)
+    }
+
+    /// What of the asking client's a token is, if it is anything.
+    async fn revocable(&self, client: &Client, token: &str) -> Result<Option<Revocable>, Error> {
+        if TokenKind::recognise(token) == Some(TokenKind::RefreshToken) {
+            let digest = crypto::token_digest(token);
+            let found = token_families::by_token(&mut self.store.read().await?, digest).await?;
+            let own = found.filter(|(family, _)| family.client_id == client.id());
+            return Ok(own.map(|(family, _)| Revocable::Session(family.id)));
+        }
+        let own = self.access_token_of(client, token);
+        Ok(own.map(|claims| {
+            let end = i64::try_from(claims.exp).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+            // A little longer than the token itself, because of the leeway with which it is accepted.
+            let end = Timestamp::from_micros(end).plus(Duration::from_mins(1));
+            Revocable::AccessToken { jti: claims.jti, end }
+        }))
     }
 
     /// What an access token says, if it is valid now; `None` for everything else, without a difference. Refresh tokens and
@@ -94,6 +116,7 @@ impl App {
                 self.book.record(event.on(format!("access_token:{subject}"))).await?;
                 Ok(claims)
             }
+            Err(error) if self.shed.counts(&error) => Err(error),
             Err(error) => {
                 let reason = event.reason.clone().unwrap_or_else(|| error.code().to_owned());
                 self.book.record(event.denied(reason)).await?;
@@ -132,7 +155,10 @@ impl App {
         }
         let Ok(id) = claims.sub.parse::<Id>() else { return Ok(None) };
         let owner = principals::by_id(&mut db, id).await?;
-        Ok(owner.filter(crate::model::Principal::is_enabled).map(|_| claims))
+        let Some(owner) = owner.filter(crate::model::Principal::is_enabled) else { return Ok(None) };
+        // What the token allows today, which a smaller role may have made less.
+        let scope = ScopeSet::of_token(&claims.scope).unwrap_or_default().within(owner.role).to_string();
+        Ok(Some(AccessClaims { scope, ..claims }))
     }
 
     fn access_token_of(&self, client: &Client, text: &str) -> Option<AccessClaims> {

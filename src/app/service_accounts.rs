@@ -8,7 +8,7 @@ use super::{
     change::Change,
     grants::grant_projects,
     principals::{object, of_kind},
-    users::{reserved, taken},
+    users::{gives_role, reserved, taken},
 };
 use crate::{
     crypto,
@@ -58,7 +58,8 @@ impl App {
     ) -> Result<NewServiceAccount, Error> {
         let object = object(PrincipalKind::ServiceAccount, &name);
         self.require(caller, Scope::Admin, Action::ServiceAccountCreate, object.as_str()).await?;
-        self.prepared(reserved(&name), caller, Action::ServiceAccountCreate, &object).await?;
+        let allowed = reserved(&name).and_then(|()| gives_role(caller, role));
+        self.prepared(allowed, caller, Action::ServiceAccountCreate, &object).await?;
         let entropy = &*self.surroundings.entropy;
         let (client_secret, secret) = crypto::generate_token(TokenKind::ClientSecret, entropy);
         let (token, key) = crypto::generate_token(TokenKind::ApiKey, entropy);

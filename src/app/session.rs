@@ -94,19 +94,20 @@ impl App {
         };
         event.is_by(&user, CredentialKind::RefreshToken);
         event.object = Some(format!("session:{}", family.id));
-        let scopes = asked.unwrap_or(family.scope);
-        self.check_refresh(&family, &user, client_id, scopes, event)?;
         let now = self.now();
         let spent_just_now = generation == family.generation - 1
             && family.rotated_at.is_some_and(|at| now < at.plus(GRACE))
             && family.rotated_source.as_deref() == Some(event.source.as_str());
-        let next = if generation == family.generation {
-            self.rotate(&mut tx, &family, &event.source).await?
-        } else if spent_just_now {
-            family.generation
-        } else {
+        let is_current = generation == family.generation;
+        // Before anything else that may be wrong with the request: a spent token is an attack whatever comes with it.
+        if family.is_alive(now) && !is_current && !spent_just_now {
             return Err(self.end_for_reuse(tx, &family, event).await?);
-        };
+        }
+        // What was granted, as far as the role still allows it.
+        let scopes = asked.unwrap_or(family.scope.within(user.role));
+        self.check_refresh(&family, &user, client_id, scopes, event)?;
+        let next =
+            if is_current { self.rotate(&mut tx, &family, &event.source).await? } else { family.generation };
         let mut token = self.sign(&user, client_id, scopes, Some(family.id))?;
         token.refresh_token = Some(self.refresh_token(family.id, next));
         let event = event.clone().detail(token.scope);

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use super::{App, Error};
+use super::{App, Error, revocation::MAX_ACCESS_TTL};
 use crate::{
     crypto::{
         jwt::{self, AccessClaims, Expectation, JwtError, SigningKey},
@@ -60,9 +60,9 @@ struct RingKey {
 }
 
 impl Ring {
-    pub(super) fn empty(access_ttl: Duration) -> Self {
-        // Until the last token it signed is over, and a minute for clocks that disagree.
-        Self { keys: RwLock::default(), overlap: access_ttl + Duration::from_mins(1) }
+    pub(super) fn empty() -> Self {
+        // Until the last token it can have signed is over, and a minute for clocks that disagree.
+        Self { keys: RwLock::default(), overlap: MAX_ACCESS_TTL + Duration::from_mins(1) }
     }
 
     fn keys(&self) -> Arc<Vec<RingKey>> {
@@ -154,12 +154,6 @@ impl App {
     ) -> Result<SigningKeyInfo, Error> {
         self.require(caller, Scope::Admin, Action::SigningKeyCreate, "signing_keys").await?;
         let now = self.now();
-        let waiting = self.signing_keys.keys().iter().any(|key| key.activates_at > now);
-        if waiting && !emergency {
-            return Err(Error::Conflict(
-                "a new signing key is published and waits for its turn already".to_owned(),
-            ));
-        }
         let activates_at = if emergency { now } else { now.plus(Duration::from_secs(JWKS_MAX_AGE)) };
         let kid = self.create_signing_key(caller, activates_at, emergency).await?;
         let all = self.signing_keys(caller).await?;
@@ -188,6 +182,13 @@ impl App {
         let object = format!("signing_key:{kid}");
         let mut change = self.change(caller, Scope::Admin, Action::SigningKeyCreate, object).await?;
         let result = async {
+            let waits = |key: &keys::SigningKeyRow| {
+                key.activates_at > now && key.compromised_at.is_none() && key.algorithm == algorithm.as_str()
+            };
+            if !emergency && keys::signing_keys(&mut change).await?.iter().any(waits) {
+                let detail = "a new signing key is published and waits for its turn already";
+                return Err(Error::Conflict(detail.to_owned()));
+            }
             if emergency {
                 for old in keys::compromise_signing_keys(&mut change, now).await? {
                     let event =

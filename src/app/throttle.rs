@@ -126,9 +126,9 @@ impl Subject {
         Self { key: app.keyring.mac(kind, name.as_bytes()), rule }
     }
 
-    /// Client secrets tried from a source.
-    pub(super) fn clients(app: &App, source: &str) -> Self {
-        Self::of(app, CLIENTS, "throttle clients", &network(source))
+    /// Secrets of a client tried from a source.
+    pub(super) fn clients(app: &App, client_id: &str, source: &str) -> Self {
+        Self::of(app, CLIENTS, "throttle clients", &format!("{client_id} {}", network(source)))
     }
 
     /// The count after one more failure.

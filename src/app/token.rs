@@ -3,6 +3,7 @@
 use super::{
     App, Error,
     client::{Client, ClientCredentials},
+    login::still_stands,
 };
 use crate::{
     crypto::jwt::AccessClaims,
@@ -10,6 +11,7 @@ use crate::{
         Action, AuditEvent, GrantType, Id, Origin, Principal, PrincipalKind, Scope, ScopeSet, Timestamp,
     },
     secret::Secret,
+    store::audit_events,
 };
 
 /// A token request, as its form said it. Empty parameters are absent (RFC 6749 §3.2).
@@ -102,7 +104,13 @@ impl App {
             return Err(Error::InvalidScope);
         }
         let token = self.sign(&account, account.name.as_str(), scopes, None)?;
-        self.book.record(event.clone().on(format!("access_token:{}", token.id)).detail(token.scope)).await?;
+        let written = event.clone().on(format!("access_token:{}", token.id)).detail(token.scope);
+        let mut tx = self.store.begin().await?;
+        if !still_stands(&mut tx, &account).await? {
+            return Err(event.because("changed_meanwhile", Error::InvalidClient));
+        }
+        audit_events::append(&mut tx, self.new_id(), self.book.stream(), self.now(), written).await?;
+        tx.commit().await?;
         Ok(token)
     }
 

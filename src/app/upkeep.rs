@@ -55,11 +55,16 @@ impl App {
         let now = self.now();
         // An access token can outlive its session's end by its own lifetime.
         let over = Timestamp::from_micros(now.micros() - 3_600_000_000);
-        let mut tx = self.store.begin().await?;
-        token_families::forget_ended(&mut tx, over, BATCH).await?;
-        token_families::forget_revoked(&mut tx, now).await?;
-        throttles::forget_ended(&mut tx, now, BATCH).await?;
-        tx.commit().await?;
+        loop {
+            let mut tx = self.store.begin().await?;
+            let sessions = token_families::forget_ended(&mut tx, over, BATCH).await?;
+            token_families::forget_revoked(&mut tx, now).await?;
+            let throttles = throttles::forget_ended(&mut tx, now, BATCH).await?;
+            tx.commit().await?;
+            if sessions.max(throttles) < BATCH.unsigned_abs() {
+                break;
+            }
+        }
         self.replace_old_signing_key().await
     }
 }

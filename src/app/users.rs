@@ -6,11 +6,12 @@ use super::{
     App, Error,
     change::Change,
     grants::grant_projects,
+    login::still_stands,
     principals::{object, of_kind},
     session::not_a_principal,
 };
 use crate::{
-    crypto::generate_password,
+    crypto::{generate_password, password},
     model::{
         Action, AuditEvent, Caller, Principal, PrincipalKind, PrincipalName, ProjectName, Role, Scope,
         Timestamp,
@@ -49,7 +50,7 @@ impl App {
     pub async fn create_user(&self, caller: &Caller, new: NewUser) -> Result<Principal, Error> {
         let object = object(PrincipalKind::User, &new.name);
         self.require(caller, Scope::Admin, Action::UserCreate, object.as_str()).await?;
-        let hash = match reserved(&new.name) {
+        let hash = match reserved(&new.name).and_then(|()| gives_role(caller, new.role)) {
             Ok(()) => self.hash_new_password(&new.name, new.password).await,
             Err(error) => Err(error),
         };
@@ -121,16 +122,28 @@ impl App {
         let object = object(PrincipalKind::User, &name);
         let mut event = AuditEvent::by(caller, Action::UserSetPassword).on(object.as_str());
         self.authorise_own(caller, &event).await?;
-        if let Err(error) = self.check_own_password(&name, old, &mut event).await {
-            let reason = event.reason.clone().unwrap_or_else(|| error.code().to_owned());
-            self.book.record(event.denied(reason)).await?;
-            return Err(error);
-        }
-        let hash = self.hash_new_password(&name, new).await;
+        let repeated = password::are_same(&old, &new);
+        let proven = match self.check_own_password(&name, old, &mut event).await {
+            Ok(proven) => proven,
+            Err(error) if self.shed.counts(&error) => return Err(error),
+            Err(error) => {
+                let reason = event.reason.clone().unwrap_or_else(|| error.code().to_owned());
+                self.book.record(event.denied(reason)).await?;
+                return Err(error);
+            }
+        };
+        let hash = if repeated {
+            Err(Error::Conflict("the new password is the old one".to_owned()))
+        } else {
+            self.hash_new_password(&name, new).await
+        };
         let hash = self.prepared(hash, caller, Action::UserSetPassword, &object).await?;
         let now = self.now();
         let mut change = self.own_change(caller, Action::UserSetPassword, object).await?;
         let result = async {
+            if !still_stands(&mut change, &proven).await? {
+                return Err(Error::Conflict("the user was changed meanwhile; log in again".to_owned()));
+            }
             principals::set_password_hash(&mut change, id, hash, None).await?;
             token_families::revoke_all(&mut change, id, now).await?;
             Ok(())
@@ -139,14 +152,16 @@ impl App {
         change.finish(result).await
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the policy reads the password it judges")]
+    /// The hash of a password that the policy allows; judged in the form in which it is hashed.
     pub(super) async fn hash_new_password(
         &self,
         name: &PrincipalName,
         password: Secret,
     ) -> Result<String, Error> {
         let policy = self.settings.password_policy;
-        policy.check(name, password.expose()).map_err(|error| Error::Conflict(error.to_string()))?;
+        policy
+            .check(name, &password::normalise(&password))
+            .map_err(|error| Error::Conflict(error.to_string()))?;
         Ok(self.passwords.hash(password).await?)
     }
 }
@@ -170,6 +185,16 @@ pub(super) fn taken(error: crate::store::StoreError, name: &PrincipalName) -> Er
         }
         other => other.into(),
     }
+}
+
+/// Nobody makes somebody more powerful than their own token.
+pub(super) fn gives_role(caller: &Caller, role: Role) -> Result<(), Error> {
+    if caller.may_give(role.scopes()) {
+        return Ok(());
+    }
+    Err(Error::Forbidden(format!(
+        "the role {role} has scopes that your token lacks; ask for them when you log in"
+    )))
 }
 
 /// `keydesk` is the client of the password grant, and no principal may pass for it.

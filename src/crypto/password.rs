@@ -160,9 +160,14 @@ fn work(jobs: &Mutex<mpsc::Receiver<Job>>) {
     }
 }
 
+/// Whether two texts are one password.
+pub fn are_same(a: &Secret, b: &Secret) -> bool {
+    normalise(a) == normalise(b)
+}
+
 /// NFKC, so that one password typed on two keyboards is one password (NIST SP 800-63B §5.1.1.2).
-#[expect(clippy::disallowed_methods, reason = "the password becomes its hash")]
-fn normalise(password: &Secret) -> Zeroizing<String> {
+#[expect(clippy::disallowed_methods, reason = "the password becomes its hash, or is judged before it does")]
+pub fn normalise(password: &Secret) -> Zeroizing<String> {
     Zeroizing::new(password.expose().nfkc().collect())
 }
 

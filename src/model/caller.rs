@@ -81,6 +81,12 @@ impl Caller {
         self.scopes.contains(scope)
     }
 
+    /// Whether the caller may give `scopes` to somebody: nobody gives what they lack, but for fetching keys, which takes a
+    /// grant besides.
+    pub fn may_give(&self, scopes: ScopeSet) -> bool {
+        scopes.is_subset_of(self.scopes.with(Scope::LlmKeysRead))
+    }
+
     /// The caller's own identifier, unless it is the operating system's user.
     pub fn own_id(&self) -> Option<Id> {
         self.principal.map(|(id, _)| id)

@@ -79,7 +79,8 @@ pub async fn list(
 /// How many enabled users other than `id` can administer the desk.
 pub async fn other_enabled_admins(db: &mut Connection, id: Id) -> Result<i64, StoreError> {
     let statement = sql("select count(*) as n from principals \
-                         where kind = 'user' and role = 'admin' and disabled_at is null and id <> $1");
+                         where kind = 'user' and role = 'admin' and disabled_at is null \
+                         and (grant_types is null or grant_types like '%password%') and id <> $1");
     Ok(db.optional(statement.bind(id), |row| row.int("n")).await?.unwrap_or(0))
 }
 

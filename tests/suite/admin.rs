@@ -112,13 +112,9 @@ async fn projects_grants_and_provider_keys_decide_who_gets_what() {
     let print = |key: &Value| key["fingerprint"].as_str().unwrap().to_owned();
     assert_eq!(print(&first).len(), 8);
     assert!(print(&first) == print(&third) && print(&first) != print(&second), "recognises a key");
-    for masked in [
-        "sk-...6789",
-        "sk-proj-************6789",
-        "****************",
-        "<your key here>",
-        "sk-your-api-key",
-    ] {
+    for masked in
+        ["sk-...6789", "sk-proj-************6789", "****************", "<your key here>", "sk-your-api-key"]
+    {
         assert_eq!(admin.ask("PUT", key, set(masked)).await.0, 409, "{masked}");
     }
     assert_eq!(admin.must_get(key).await["version"], 3, "what is refused changes nothing");
@@ -171,7 +167,12 @@ async fn nobody_does_what_their_scope_does_not_say() {
 async fn the_last_admin_stays() {
     let desk = Desk::furnished().await;
     let admin = Asker::admin(&desk).await;
-    for patch in [role("member"), json!({"disabled": true}), json!({"role": "auditor", "disabled": true})] {
+    for patch in [
+        role("member"),
+        json!({"disabled": true}),
+        json!({"role": "auditor", "disabled": true}),
+        json!({"grant_types": []}),
+    ] {
         assert_eq!(admin.patch("/admin/users/admin", "*", &patch).await.status(), 409, "{patch}");
     }
     assert_eq!(admin.ask("DELETE", "/admin/users/admin", Value::Null).await.0, 409);
@@ -345,4 +346,21 @@ pub(crate) fn real(template: &str, id: &str) -> String {
         ("{id}", id),
     ];
     names.iter().fold(template.to_owned(), |path, (name, value)| path.replace(name, value))
+}
+
+#[tokio::test]
+async fn nobody_gives_what_their_token_lacks() {
+    let desk = Desk::furnished().await;
+    let token = desk.token_of("admin", PASSWORD, "admin").await;
+    let admin = Asker::new(&desk, token);
+    let key = json!({"label": "x", "scope": "admin llm-keys:write"});
+    assert_eq!(admin.ask("POST", "/admin/users/admin/api-keys", key).await.0, 403);
+    let plain = json!({"label": "x", "scope": "llm-keys:read"});
+    assert_eq!(admin.ask("POST", "/admin/users/admin/api-keys", plain).await.0, 201);
+    let new = json!({"name": "third", "password": "a set of good words", "role": "admin"});
+    assert_eq!(admin.ask("POST", "/admin/users", new).await.0, 403);
+    assert_eq!(admin.patch("/admin/users/alice", "*", &role("admin")).await.status(), 403);
+    let robot = json!({"name": "third", "role": "auditor"});
+    assert_eq!(admin.ask("POST", "/admin/service-accounts", robot).await.0, 403);
+    assert_eq!(desk.events().await[0].outcome, "failed");
 }

@@ -266,8 +266,8 @@ async fn a_signing_key_is_published_before_it_signs_and_verifies_until_its_last_
     desk.clock.advance(Duration::from_mins(5));
     assert_eq!(reads(&desk, &after).await, 200);
     assert_eq!(published().await.len(), 2, "a token of the old key may still live");
-    desk.clock.advance(Duration::from_mins(6));
-    assert_eq!(published().await, [json!(new.kid)]);
+    desk.clock.advance(Duration::from_mins(56));
+    assert_eq!(published().await, [json!(new.kid)], "the longest token it can have signed is over");
 }
 
 #[tokio::test]
@@ -318,4 +318,88 @@ async fn an_api_key_works_within_its_networks_and_scopes_and_shows_its_last_use(
         desk.app.issue_api_key(&operator(), &alice, too_much).await.is_err(),
         "more than the role allows"
     );
+}
+
+#[tokio::test]
+async fn a_spent_token_is_an_attack_whatever_comes_with_it() {
+    for extra in [("scope", "admin"), ("scope", "nonsense of a scope")] {
+        let desk = Desk::open().await;
+        let first = login(&desk, "admin", "").await;
+        let second = refresh(&desk, &first.refresh).await.unwrap();
+        desk.clock.advance(Duration::from_secs(11));
+        let form = [("grant_type", "refresh_token"), ("refresh_token", first.refresh.as_str()), extra];
+        desk.token_request(&form).await;
+        let ended = refresh(&desk, &second.refresh).await.is_err();
+        assert_eq!(ended, extra.1 == "admin", "a malformed request is not looked into");
+    }
+}
+
+#[tokio::test]
+async fn a_login_under_way_does_not_survive_what_ends_the_sessions() {
+    let desk = std::sync::Arc::new(Desk::open().await);
+    desk.add_user("anna", Role::Member, &["default"]).await;
+    let anna = "anna".parse().unwrap();
+    let logins: Vec<_> = (0..12)
+        .map(|_| {
+            let desk = std::sync::Arc::clone(&desk);
+            tokio::spawn(async move {
+                let form = [("grant_type", "password"), ("username", "anna"), ("password", PASSWORD)];
+                json(desk.token_request(&form).await).await
+            })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(120)).await;
+    desk.app.disable(&operator(), PrincipalKind::User, &anna).await.unwrap();
+    desk.app.enable(&operator(), PrincipalKind::User, &anna).await.unwrap();
+    for login in logins {
+        let body = login.await.unwrap();
+        // Those that were decided before are ended, those that are decided after begin anew, and none is in between.
+        if let Some(token) = body["refresh_token"].as_str() {
+            let access = body["access_token"].as_str().unwrap();
+            assert_eq!(reads(&desk, access).await == 200, refresh(&desk, token).await.is_ok());
+        }
+    }
+    let events = desk.events().await;
+    let at = |action: &str| events.iter().find(|event| event.action == action).unwrap().at;
+    let disabled = at("principal.disable");
+    let enabled = at("principal.enable");
+    let issued = events.iter().filter(|event| event.action == "token.issue" && event.outcome == "allowed");
+    assert!(issued.clone().all(|event| event.at < disabled || event.at > enabled));
+}
+
+#[tokio::test]
+async fn a_one_time_password_is_not_made_a_lasting_one() {
+    let desk = Desk::open().await;
+    desk.add_user("anna", Role::Member, &[]).await;
+    let reset = desk.app.reset_password(&operator(), &"anna".parse().unwrap()).await.unwrap();
+    let once = open(&reset.password);
+    let form = [("grant_type", "password"), ("username", "anna"), ("password", once)];
+    let token = json(desk.token_request(&form).await).await["access_token"].as_str().unwrap().to_owned();
+    let change = async |new: &str| {
+        let body = json!({"old_password": once, "new_password": new}).to_string();
+        let request = desk.http.put(format!("{}/me/password", desk.url)).bearer_auth(&token);
+        let request = request.header("content-type", "application/json").body(body);
+        request.send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(change(once).await, 409, "the same again");
+    // In full width, which is the same to a keyboard and to the hash.
+    assert_eq!(change("\u{ff50}assword\u{ff50}assword").await, 409, "a common one in disguise");
+    assert_eq!(change("a wholly different set of words").await, 204);
+}
+
+#[tokio::test]
+async fn introspection_tells_what_a_token_allows_today() {
+    let desk = Desk::open().await;
+    desk.add_user("olga", Role::Auditor, &[]).await;
+    let robot = desk.add_account("robot", &[]).await;
+    let session = login(&desk, "olga", "llm-keys:read audit:read").await;
+    let patch = keydesk::app::principals::Patch { role: Some(Role::Member), ..Default::default() };
+    let olga = "olga".parse().unwrap();
+    desk.app.update_principal(&operator(), PrincipalKind::User, &olga, patch, None).await.unwrap();
+    let form =
+        [("client_id", "robot"), ("client_secret", open(&robot.client_secret)), ("token", &session.access)];
+    assert_eq!(json(post(&desk, "/introspect", &form).await).await["scope"], "llm-keys:read");
+    let next =
+        desk.token_request(&[("grant_type", "refresh_token"), ("refresh_token", &session.refresh)]).await;
+    assert_eq!(json(next).await["scope"], "llm-keys:read", "a refresh gives what is left");
 }
