@@ -5,8 +5,8 @@
 //!
 //! - **user and source**: five failures are free, then the wait doubles from a second to fifteen minutes;
 //! - **source**: thirty failures within five minutes close it for a quarter of an hour;
-//! - **user**: from thirty failures within a quarter of an hour on, only sources from which this user has logged in
-//!   before may try. So a stranger cannot lock anybody out of their usual place, nor of what they already hold.
+//! - **user**: from thirty failures within a quarter of an hour on, and from a hundred in a row on for an hour, only sources
+//!   from which this user has logged in before may try. So a stranger cannot lock anybody out of their usual place, nor of what they already hold.
 //!
 //! An attempt is counted before the password is looked at and taken back when it was right, so that guesses made at the
 //! same moment cannot outrun the count; attempts on the same user from the same source wait for each other. A name that
@@ -24,7 +24,7 @@ use tokio::sync::OwnedMutexGuard;
 use super::{App, Error};
 use crate::{
     crypto::password::Place,
-    model::{AuditEvent, Id, PrincipalName, Timestamp},
+    model::{Action, AuditEvent, Caller, Id, PrincipalKind, PrincipalName, Scope, Timestamp},
     store::{
         Connection, Tx,
         throttles::{self, Count},
@@ -76,6 +76,11 @@ const ACCOUNT: Rule = Rule {
     closed_for: |_| Duration::ZERO,
 };
 const ACCOUNT_LIMIT: i64 = 30;
+/// Failures in a row, however slowly they come: NIST SP 800-63B allows no more than a hundred.
+const STREAK: Rule = Rule { window: Duration::from_hours(30 * 24), ..ACCOUNT };
+const STREAK_LIMIT: i64 = 100;
+/// For how long after the last failure of such a row.
+const STREAK_REST: Duration = Duration::from_hours(1);
 
 /// For how long a source counts as known, and how many of them are remembered for a user.
 const KNOWN_FOR: Duration = Duration::from_hours(30 * 24);
@@ -93,6 +98,7 @@ pub(super) struct Attempt {
     pair: Subject,
     source: Subject,
     account: Subject,
+    streak: Subject,
     source_mac: [u8; 32],
     place: Option<Place>,
     _turn: OwnedMutexGuard<()>,
@@ -178,6 +184,7 @@ impl App {
             pair,
             source: Subject::of(self, SOURCE, "throttle source", &source),
             account: Subject::of(self, ACCOUNT, "throttle account", name.as_str()),
+            streak: Subject::of(self, STREAK, "throttle streak", name.as_str()),
             source_mac: self.keyring.mac("known source", source.as_bytes()),
             _turn: self.turns.take(pair.key).await,
             // Before the database is written to: a flood of attempts must not queue for the one writer.
@@ -193,7 +200,7 @@ impl App {
         if let Some(until) = self.refused_until(&mut tx, &attempt, user, now).await? {
             return Err(event.because("throttled", too_many(until, now)));
         }
-        for subject in [attempt.pair, attempt.source, attempt.account] {
+        for subject in [attempt.pair, attempt.source, attempt.account, attempt.streak] {
             let before = throttles::find(&mut tx, subject.key).await?;
             throttles::put(&mut tx, subject.key, subject.failed(before, now)).await?;
         }
@@ -214,21 +221,47 @@ impl App {
                 return Ok(Some(count.blocked_until));
             }
         }
-        let count = throttles::find(db, attempt.account.key).await?.filter(|count| count.window_end > now);
-        let Some(count) = count.filter(|count| count.failures >= ACCOUNT_LIMIT) else { return Ok(None) };
+        let account = throttles::find(db, attempt.account.key).await?.filter(|count| count.window_end > now);
+        let streak = throttles::find(db, attempt.streak.key).await?;
+        // The end of the window is the last failure and a month; the rest after it is an hour.
+        let rests_until = streak.filter(|count| count.failures >= STREAK_LIMIT).map(|count| {
+            let month = i64::try_from(STREAK.window.as_micros()).unwrap_or(0);
+            Timestamp::from_micros(count.window_end.micros() - month).plus(STREAK_REST)
+        });
+        let flooded_until =
+            account.filter(|count| count.failures >= ACCOUNT_LIMIT).map(|count| count.window_end);
+        let Some(until) = flooded_until.max(rests_until).filter(|until| *until > now) else {
+            return Ok(None);
+        };
         let since = Timestamp::from_micros(now.micros() - i64::try_from(KNOWN_FOR.as_micros()).unwrap_or(0));
         let known = match user {
             Some(user) => throttles::is_known(db, user, attempt.source_mac, since).await?,
             None => false,
         };
-        Ok((!known).then_some(count.window_end))
+        Ok((!known).then_some(until))
     }
 
     /// The password was right: its user and source begin anew, and the attempt no longer counts elsewhere.
     pub(super) async fn absolve(&self, tx: &mut Tx, attempt: &Attempt) -> Result<(), Error> {
         throttles::forget(tx, attempt.pair.key).await?;
+        throttles::forget(tx, attempt.streak.key).await?;
         take_back(tx, attempt.source).await?;
         take_back(tx, attempt.account).await
+    }
+
+    /// Forgets the failures of a user, or of a name that nobody has. Needs `admin`.
+    pub async fn unlock_user(&self, caller: &Caller, name: &PrincipalName) -> Result<(), Error> {
+        let object = super::principals::object(PrincipalKind::User, name);
+        let mut change = self.change(caller, Scope::Admin, Action::UserUnlock, object).await?;
+        let result = async {
+            for (rule, kind) in [(ACCOUNT, "throttle account"), (STREAK, "throttle streak")] {
+                let subject = Subject::of(self, rule, kind, name.as_str());
+                throttles::forget(&mut change, subject.key).await?;
+            }
+            Ok(())
+        }
+        .await;
+        change.finish(result).await
     }
 
     /// The password was wrong, or nobody's: what does not close before that closes now.
@@ -245,7 +278,7 @@ impl App {
     /// The password was not looked at: this one attempt does not count.
     pub(super) async fn take_back(&self, attempt: &Attempt) -> Result<(), Error> {
         let mut tx = self.store.begin().await?;
-        for subject in [attempt.pair, attempt.source, attempt.account] {
+        for subject in [attempt.pair, attempt.source, attempt.account, attempt.streak] {
             take_back(&mut tx, subject).await?;
         }
         Ok(tx.commit().await?)

@@ -58,6 +58,12 @@ pub(super) enum Command {
         /// The user's name
         name: PrincipalName,
     },
+    /// Forget a user's failed logins, so that they can log in from anywhere again
+    #[command(after_help = "Example:\n  keydesk user unlock alice")]
+    Unlock {
+        /// The user's name
+        name: PrincipalName,
+    },
     /// Shut a user out: every credential is dead at once
     #[command(after_help = "Example:\n  keydesk user disable alice")]
     Disable {
@@ -96,6 +102,10 @@ pub(super) async fn run(desk: &Desk, command: Command) -> Result<(), Failure> {
             out.done(format_args!("user {name} has a new password"))
         }
         Command::ResetPassword { name } => reset_password(desk, &name).await,
+        Command::Unlock { name } => {
+            app.unlock_user(caller, &name).await?;
+            out.done(format_args!("the failed logins of {name} are forgotten"))
+        }
         Command::Disable { name } => disable(desk, KIND, &name).await,
         Command::Enable { name } => enable(desk, KIND, &name).await,
         Command::Delete { name } => delete(desk, KIND, &name).await,

@@ -48,6 +48,8 @@ pub enum Action {
     UserCreate,
     /// A user's password was set.
     UserSetPassword,
+    /// A user's failed attempts were forgotten.
+    UserUnlock,
     /// A password hash was made anew with today's parameters.
     UserRehashPassword,
     /// A user or service account was changed.
@@ -105,6 +107,7 @@ impl Action {
             Self::AuditRead => "audit.read",
             Self::UserCreate => "user.create",
             Self::UserSetPassword => "user.set_password",
+            Self::UserUnlock => "user.unlock",
             Self::UserRehashPassword => "user.rehash_password",
             Self::PrincipalUpdate => "principal.update",
             Self::PrincipalDisable => "principal.disable",

@@ -95,3 +95,23 @@ async fn many_right_logins_at_once_are_no_attack() {
         assert_eq!(attempt(&desk, &format!("user{i}"), PASSWORD).await.0, 200, "and nobody is locked out");
     }
 }
+
+#[tokio::test]
+async fn a_hundred_failures_in_a_row_close_a_user_to_strangers_however_slowly_they_come() {
+    let desk = Desk::open().await;
+    for name in ["known", "stranger"] {
+        desk.add_user(name, Role::Member, &[]).await;
+    }
+    desk.login("known").await;
+    for name in ["known", "stranger"] {
+        for _ in 0..100 {
+            assert_eq!(attempt(&desk, name, WRONG).await.0, 400);
+            desk.clock.advance(Duration::from_mins(16));
+        }
+    }
+    // More than a quarter of an hour has passed since the last failure, and less than an hour.
+    assert_eq!(attempt(&desk, "stranger", PASSWORD).await.0, 429, "never seen from here");
+    assert_eq!(attempt(&desk, "known", PASSWORD).await.0, 200, "their usual place");
+    desk.app.unlock_user(&crate::desk::operator(), &"stranger".parse().unwrap()).await.unwrap();
+    assert_eq!(attempt(&desk, "stranger", PASSWORD).await.0, 200);
+}
