@@ -59,12 +59,8 @@ impl Fields {
         }
         // Not a client's way to authenticate, but a person's, at the endpoints that take it.
         if value.as_bytes().get(..7).is_some_and(|start| start.eq_ignore_ascii_case(b"bearer ")) {
-            let twice = in_form.secret.is_some();
-            return if twice {
-                Err(invalid("send one credential: a bearer token or a client secret"))
-            } else {
-                Ok(in_form)
-            };
+            // Which of the two would count is not for us to guess.
+            return if in_form.secret.is_some() { Err(Error::InvalidClient) } else { Ok(in_form) };
         }
         let (id, secret) = basic(value).ok_or(Error::InvalidClient)?;
         // Swagger UI sends an empty pair when it has no client.
