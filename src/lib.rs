@@ -15,6 +15,8 @@
 //! - [`store`]: SQL only; sees sealed bytes and digests, never a secret.
 //! - [`app`]: the operations. Each takes the caller first, authorises, works, and writes its audit event.
 //! - [`http`]: wire to operation and back.
+//! - [`cli`]: arguments to operation and back; `serve` is one of its commands.
+//! - [`config`], [`telemetry`], [`secret`]: what the operator decided, the log, text that must not be seen.
 
 pub mod app;
 pub mod cli;
