@@ -7,12 +7,12 @@ use std::{
     fs, io,
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, atomic::AtomicBool},
+    sync::Arc,
 };
 
 use super::{
-    App, Error, Settings, Surroundings, book::Book, principals::object, shed::Shed, signing_keys::Ring,
-    throttle::Turns,
+    App, Error, Settings, Surroundings, book::Book, health::Health, principals::object, shed::Shed,
+    signing_keys::Ring, throttle::Turns,
 };
 use crate::{
     crypto::{
@@ -230,7 +230,7 @@ impl App {
             book,
             surroundings,
             settings,
-            draining: AtomicBool::new(false),
+            health: Health::default(),
         };
         app.load_signing_keys().await?;
         Ok(app)

@@ -86,7 +86,7 @@ pub struct App {
     book: book::Book,
     surroundings: Surroundings,
     settings: Settings,
-    draining: std::sync::atomic::AtomicBool,
+    health: health::Health,
 }
 
 impl std::fmt::Debug for App {
@@ -96,7 +96,8 @@ impl std::fmt::Debug for App {
 }
 
 impl App {
-    fn now(&self) -> Timestamp {
+    /// The present moment, as this desk sees it.
+    pub fn now(&self) -> Timestamp {
         self.surroundings.clock.now()
     }
 
