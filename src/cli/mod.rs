@@ -9,6 +9,7 @@ mod audit;
 mod banner;
 mod config_check;
 mod desk;
+mod environment;
 mod failure;
 mod grants;
 mod output;
@@ -187,9 +188,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Config { command: config_check::Command::Check } => config_check::run(&flags, out),
         Command::Serve(args) => {
             flags.listen = args.listen;
-            let environment = Environment::capture();
+            let environment = environment::take();
             let config = config::load(&flags, &environment)?;
-            in_runtime(&config, serve::run(&config, &environment))
+            in_runtime(&config, serve::run(&config, environment))
         }
         Command::AtDesk(command) => {
             let config = config::load(&flags, &Environment::capture())?;

@@ -35,8 +35,9 @@ pub(super) struct Args {
 }
 
 /// `keydesk serve`.
-pub(super) async fn run(config: &Config, environment: &Environment) -> Result<(), Failure> {
+pub(super) async fn run(config: &Config, environment: Environment) -> Result<(), Failure> {
     let mut secrets = environment.secrets()?;
+    drop(environment);
     secrets.found.check()?;
     let location = desk::location(config);
     check_admin_password(config, &location, &secrets)?;

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, ffi::OsString};
 
+use zeroize::Zeroize as _;
+
 use super::{Error, secrets};
 
 /// The prefix of our own variables. An unknown variable that begins with it is an error.
@@ -9,7 +11,7 @@ pub(super) const PREFIX: &str = "KEYDESK_";
 /// Common names that others have given to things we understand.
 const SHARED: [&str; 2] = ["DATABASE_URL", "RUST_LOG"];
 
-/// The variables that concern us, and no others. Some hold secrets, so it prints their names only.
+/// The variables that concern us, and no others. Some hold secrets, so it prints their names only and is wiped when dropped.
 #[derive(Default)]
 pub struct Environment(BTreeMap<String, OsString>);
 
@@ -25,6 +27,16 @@ impl Environment {
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect()
     }
 
+    /// Whether nothing here concerns us.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Every name with its value.
+    pub fn iter(&self) -> impl Iterator<Item = (&String, &OsString)> {
+        self.0.iter()
+    }
+
     /// The names of our own variables that are set and not empty.
     pub(super) fn ours(&self) -> impl Iterator<Item = &str> {
         let set = self.0.iter().filter(|(name, value)| name.starts_with(PREFIX) && !value.is_empty());
@@ -37,6 +49,14 @@ impl Environment {
         match value.to_str() {
             Some(text) => Ok(Some(text.to_owned())),
             None => Err(Error(format!("{name} is not UTF-8 text"))),
+        }
+    }
+}
+
+impl Drop for Environment {
+    fn drop(&mut self) {
+        for value in self.0.values_mut() {
+            std::mem::take(value).into_encoded_bytes().zeroize();
         }
     }
 }
