@@ -10,6 +10,7 @@
 mod environment;
 pub mod keys;
 mod layers;
+mod networks;
 mod secrets;
 mod url;
 
@@ -27,7 +28,7 @@ pub(crate) use secrets::trim_newline;
 
 use crate::{
     crypto::jwt::Algorithm,
-    model::{PasswordPolicy, password::MAX_PASSWORD_BYTES},
+    model::{Network, PasswordPolicy, password::MAX_PASSWORD_BYTES},
 };
 use layers::Layers;
 
@@ -45,6 +46,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The URL under which clients know the desk; `None` is `http://` and the address actually bound.
     pub public_url: Option<String>,
+    /// Proxies whose word is taken for where a client is.
+    pub trusted_proxies: Vec<Network>,
     /// The SQLite database.
     pub database: PathBuf,
     /// The file of the key-encryption key.
@@ -123,6 +126,7 @@ pub fn load(flags: &Flags, environment: &Environment) -> Result<Config, Error> {
         data_dir,
         listen,
         public_url,
+        trusted_proxies: layers.checked(&keys::SERVER_TRUSTED_PROXIES, networks::proxies)?,
         database,
         kek_file,
         token,

@@ -29,7 +29,7 @@ pub mod token;
 mod upkeep;
 pub mod users;
 
-use std::{str::FromStr, sync::Arc, time::Duration};
+use std::{net::IpAddr, str::FromStr, sync::Arc, time::Duration};
 
 pub use authenticate::Presented;
 pub use error::{Cause, Error};
@@ -39,7 +39,8 @@ pub use crate::store::audit_events::Filter as AuditFilter;
 use crate::{
     crypto::{jwt::Algorithm, keyring::Keyring, password::PasswordPool},
     model::{
-        Action, AuditEvent, Caller, Clock, Entropy, Id, Listed, Page, PasswordPolicy, Scope, Timestamp,
+        Action, AuditEvent, Caller, Clock, Entropy, Id, Listed, Network, Page, PasswordPolicy, Scope,
+        Timestamp,
         audit::{Position, RecordedEvent},
     },
     store::{Store, audit_events},
@@ -64,6 +65,15 @@ pub struct Settings {
     pub password_enabled: bool,
     /// What may be a password.
     pub password_policy: PasswordPolicy,
+    /// Proxies whose word is taken for where a client is.
+    pub trusted_proxies: Vec<Network>,
+}
+
+impl Settings {
+    /// Whether what a proxy at `address` says of its client is believed.
+    pub fn trusts_proxy(&self, address: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|network| network.contains_address(address))
+    }
 }
 
 /// Where time and randomness come from.

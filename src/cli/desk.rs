@@ -43,6 +43,7 @@ pub(super) fn settings(config: &Config, issuer: String) -> Settings {
         algorithm: config.token.algorithm,
         password_enabled: config.password_enabled,
         password_policy: config.password_policy,
+        trusted_proxies: config.trusted_proxies.clone(),
     }
 }
 

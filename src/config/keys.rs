@@ -33,6 +33,8 @@ pub enum Kind {
     Boolean,
     /// An integer.
     Integer,
+    /// An array of strings; one string with commas will do, and is what the environment has.
+    List,
 }
 
 impl Key {
@@ -76,6 +78,15 @@ pub const SERVER_INSECURE_LISTEN: Key = Key {
     kind: Kind::Boolean,
     allowed: "true or false",
     meaning: "listen without TLS where other machines can reach it",
+};
+
+/// Whose word is taken for where a client is.
+pub const SERVER_TRUSTED_PROXIES: Key = Key {
+    name: "server.trusted_proxies",
+    default: Default::Text("none"),
+    kind: Kind::List,
+    allowed: "none, or addresses and networks such as 127.0.0.1 or 10.0.0.0/8, but not everything",
+    meaning: "proxies whose X-Forwarded-For says where a client is",
 };
 
 /// The database.
@@ -183,6 +194,7 @@ pub const KEYS: &[Key] = &[
     SERVER_LISTEN,
     SERVER_PUBLIC_URL,
     SERVER_INSECURE_LISTEN,
+    SERVER_TRUSTED_PROXIES,
     DATABASE_URL,
     KEK_FILE,
     TOKEN_ALGORITHM,

@@ -15,6 +15,7 @@ use super::{
 const FILE: &str = "keydesk.toml";
 /// The variable that names the file.
 const FILE_VARIABLE: &str = "KEYDESK_CONFIG";
+const NO_LIST: &str = "must be an array of strings, each in quotes";
 /// A name for `database.url` that platforms set and other programs know.
 const DATABASE_URL: &str = "DATABASE_URL";
 
@@ -214,12 +215,17 @@ fn unknown(source: &Source, name: &str, is_table: bool) -> Error {
 
 fn scalar(key: &Key, value: &Toml) -> Result<String, String> {
     match (key.kind, value) {
-        (Kind::Text, Toml::String(text)) => Ok(text.clone()),
+        (Kind::Text | Kind::List, Toml::String(text)) => Ok(text.clone()),
         (Kind::Boolean, Toml::Boolean(value)) => Ok(value.to_string()),
         (Kind::Integer, Toml::Integer(value)) => Ok(value.to_string()),
+        (Kind::List, Toml::Array(items)) => {
+            let items: Option<Vec<_>> = items.iter().map(Toml::as_str).collect();
+            items.map(|items| items.join(", ")).ok_or_else(|| NO_LIST.to_owned())
+        }
         (Kind::Text, _) => Err("must be a string in quotes".to_owned()),
         (Kind::Boolean, _) => Err("must be true or false, without quotes".to_owned()),
         (Kind::Integer, _) => Err("must be a whole number, without quotes".to_owned()),
+        (Kind::List, _) => Err(NO_LIST.to_owned()),
     }
 }
 

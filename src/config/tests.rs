@@ -69,6 +69,7 @@ fn every_key_can_be_set_in_the_file_and_in_the_environment() {
         ("server.listen", "[::1]:9", "'[::1]:9'"),
         ("server.public_url", "https://keys.example.com/desk", "'https://keys.example.com/desk'"),
         ("server.insecure_listen", "true", "true"),
+        ("server.trusted_proxies", "127.0.0.1, 10.0.0.0/8", "['127.0.0.1', '10.0.0.0/8']"),
         ("database.url", "sqlite:///var/k.db", "'sqlite:///var/k.db'"),
         ("kek.file", "/run/kek", "'/run/kek'"),
         ("token.algorithm", "ES256", "'ES256'"),
@@ -304,4 +305,28 @@ fn a_secret_that_cannot_be_read_is_named_and_not_shown() {
         [("OPENAI_API_KEY".to_owned(), OsString::from_vec(vec![0xe9]))].into_iter().collect();
     assert_eq!(latin.secrets().unwrap_err().to_string(), "OPENAI_API_KEY is not UTF-8 text");
     assert_eq!(format!("{:?}", environment(&[("OPENAI_API_KEY", "SECRET")])), r#"{"OPENAI_API_KEY"}"#);
+}
+
+#[test]
+fn a_list_of_networks_is_read_in_any_form_and_its_mistakes_are_named() {
+    let key = &keys::SERVER_TRUSTED_PROXIES;
+    let proxies = |file: &str| load_with(file, &[]).unwrap().trusted_proxies.len();
+    assert_eq!(proxies(""), 0);
+    assert_eq!(proxies("server.trusted_proxies = 'none'"), 0);
+    assert_eq!(proxies("server.trusted_proxies = []"), 0);
+    assert_eq!(proxies("server.trusted_proxies = ['::1', '10.0.0.0/8']"), 2);
+    assert_eq!(proxies("server.trusted_proxies = '::1 , 10.0.0.0/8'"), 2);
+    let place = format!("{}: server.trusted_proxies", key.variable());
+    for (text, what) in [
+        ("10.0.0.0/33", "has 10.0.0.0/33 in it, which is not an address or a network such as"),
+        ("127.0.0.1,fe80::1%1", "has fe80::1%1 in it, which is not an address"),
+        ("127.0.0.1, CANARY", "has an entry (number 2), which is not an address"),
+        ("127.0.0.1,", "has an entry (number 2), which is not an address"),
+        ("127.0.0.1,::/0", "trusts everybody, so that anybody could say to be anywhere"),
+    ] {
+        let message = refused("", &[(&key.variable(), text)]);
+        assert!(message.starts_with(&format!("{place} {what}")) && !message.contains("CANARY"), "{message}");
+    }
+    let message = refused("server.trusted_proxies = [1]", &[]);
+    assert!(message.contains("must be an array of strings, each in quotes"), "{message}");
 }

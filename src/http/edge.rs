@@ -14,7 +14,7 @@ use poem::{
     web::{LocalAddr, RemoteAddr},
 };
 
-use super::error;
+use super::{error, peer::Client};
 use crate::{app::App, model::Origin};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -53,11 +53,16 @@ impl Edge {
         let request_id = self.app.new_request_id();
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let remote = RemoteAddr(Addr::SocketAddr(peer));
+        let client = Client::of(peer, request.headers(), self.app.settings());
         let mut request = Request::from((request, LocalAddr::default(), remote, Scheme::HTTP));
         request.extensions_mut().insert(RequestId(request_id.clone()));
+        request.extensions_mut().insert(client);
 
-        let routes = Arc::clone(&self.routes);
-        let answer = tokio::spawn(async move { routes.call(request).await.map(IntoResponse::into_response) });
+        let (routes, app) = (Arc::clone(&self.routes), Arc::clone(&self.app));
+        let answer = tokio::spawn(async move {
+            client.check(&app, &request).await?;
+            routes.call(request).await.map(IntoResponse::into_response)
+        });
         let mut response = match answer.await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => error::render(error, &request_id),
@@ -74,6 +79,7 @@ impl Edge {
             // The template, never the path: people paste secrets into addresses.
             route = route.map_or("none", |(template, _)| template),
             status = response.status().as_u16(),
+            client = %client.address,
             micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
             "request"
         );
@@ -83,10 +89,8 @@ impl Edge {
 
 /// Where a request came from.
 pub(super) fn origin(request: &Request) -> Origin {
-    let source = match request.remote_addr().0 {
-        Addr::SocketAddr(address) => address.ip().to_canonical().to_string(),
-        _ => "unknown".to_owned(),
-    };
+    let client = request.extensions().get::<Client>();
+    let source = client.map_or_else(|| "unknown".to_owned(), |client| client.address.to_string());
     let request_id = request.extensions().get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
     Origin { source, request_id }
 }

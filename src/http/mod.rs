@@ -17,6 +17,7 @@ mod llm_keys;
 mod me;
 mod oauth;
 mod payload;
+mod peer;
 mod query;
 mod schema;
 mod server;

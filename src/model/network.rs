@@ -1,8 +1,10 @@
 //! Networks from which something may be used: an address, or an address and a prefix length.
+//!
+//! An IPv4 address is the same in either of its forms, `192.0.2.1` and `::ffff:192.0.2.1`, in a list as on the wire.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 /// A range of addresses, as CIDR (RFC 4632) writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,8 +18,25 @@ pub struct NetworkError;
 impl Network {
     /// Whether `source`, an address as text, is in the network. What is not an address is in none.
     pub fn contains(&self, source: &str) -> bool {
-        source.parse::<IpAddr>().is_ok_and(|address| self.0.contains(&address.to_canonical()))
+        source.parse().is_ok_and(|address| self.contains_address(address))
     }
+
+    /// Whether `address` is in the network.
+    pub fn contains_address(&self, address: IpAddr) -> bool {
+        self.0.contains(&address.to_canonical())
+    }
+
+    /// Whether it is all there is: every IPv4 or every IPv6 address.
+    pub fn is_everything(&self) -> bool {
+        self.0.prefix_len() == 0
+    }
+}
+
+/// The network in the form in which addresses are compared.
+fn canonical(network: IpNet) -> IpNet {
+    let IpNet::V6(mapped) = network else { return network };
+    let v4 = mapped.addr().to_ipv4_mapped().zip(mapped.prefix_len().checked_sub(96));
+    v4.and_then(|(address, prefix)| Ipv4Net::new(address, prefix).ok()).map_or(network, IpNet::from)
 }
 
 impl FromStr for Network {
@@ -26,7 +45,7 @@ impl FromStr for Network {
     fn from_str(text: &str) -> Result<Self, NetworkError> {
         let network =
             text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map_err(|_| NetworkError)?;
-        Ok(Self(network.trunc()))
+        Ok(Self(canonical(network).trunc()))
     }
 }
 
@@ -39,5 +58,59 @@ impl fmt::Display for Network {
 impl serde::Serialize for Network {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(text: &str) -> Network {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn both_forms_of_an_ipv4_address_are_one() {
+        for list in ["192.0.2.0/24", "::ffff:192.0.2.0/120", "::ffff:c000:200/120"] {
+            assert_eq!(network(list).to_string(), "192.0.2.0/24", "{list}");
+            for source in ["192.0.2.9", "::ffff:192.0.2.9", "::ffff:c000:209"] {
+                assert!(network(list).contains(source), "{source} in {list}");
+            }
+            for source in ["192.0.3.9", "::192.0.2.9", "2001:db8::1", "local", ""] {
+                assert!(!network(list).contains(source), "{source} in {list}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_alone_is_a_network_of_one() {
+        assert_eq!(network("192.0.2.1").to_string(), "192.0.2.1/32");
+        assert_eq!(network("2001:db8::1").to_string(), "2001:db8::1/128");
+        assert_eq!(network("::ffff:192.0.2.1").to_string(), "192.0.2.1/32");
+        assert!(network("::/0").is_everything() && network("0.0.0.0/0").is_everything());
+        assert!(!network("::/1").is_everything());
+    }
+
+    #[test]
+    fn what_is_no_network_is_refused() {
+        for text in [
+            "",
+            "*",
+            "all",
+            "10.0.0.0/33",
+            "10.0.0/8",
+            "10.0.0.0/",
+            "10.0.0.0/-1",
+            "::/129",
+            "fe80::1%eth0",
+            "[::1]",
+            "10.0.0.1:80",
+            "010.0.0.1",
+            "10.0.0.0/8 ",
+            "::ffff:10.0.0.0/ 120",
+            "localhost",
+        ] {
+            assert_eq!(text.parse::<Network>(), Err(NetworkError), "{text}");
+        }
     }
 }

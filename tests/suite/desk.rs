@@ -75,6 +75,7 @@ pub(crate) fn settings(issuer: &str) -> Settings {
         algorithm: Algorithm::EdDsa,
         password_enabled: true,
         password_policy: PasswordPolicy { min_length: 15 },
+        trusted_proxies: Vec::new(),
     }
 }
 

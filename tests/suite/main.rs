@@ -12,6 +12,7 @@ mod guessing;
 mod health;
 mod llm_keys;
 mod me;
+mod networks;
 mod openapi;
 mod session;
 mod structure;
