@@ -4,6 +4,8 @@
 //! so that a hundred key reads share one fsync and a single one waits for nobody. If the transaction fails, exactly the
 //! requests in it fail. Events that belong to a change are not written here but inside the change's own transaction.
 
+mod chain;
+
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
@@ -13,19 +15,22 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Error, Surroundings};
 use crate::{
-    model::{Action, AuditEvent, Id, Origin},
-    store::{Store, StoreError, audit_events, keys},
+    crypto::audit::AuditKeys,
+    model::{Action, AuditEvent, Origin},
+    store::{Store, StoreError, keys},
 };
+use chain::Chain;
+pub(super) use chain::Work;
 
 /// How many events may wait; beyond that a request is told to come back.
 const QUEUE: usize = 1024;
 /// How many share one transaction.
 const BATCH: usize = 256;
 
-/// The pen. Each process writes one stream.
+/// The pen.
 pub(super) struct Book {
     queue: mpsc::Sender<Entry>,
-    stream: Id,
+    chain: Chain,
     healthy: Arc<AtomicBool>,
 }
 
@@ -47,17 +52,17 @@ enum Written {
 
 impl Book {
     /// Starts the writer task.
-    pub(super) fn open(store: Store, surroundings: Surroundings) -> Self {
+    pub(super) fn open(store: Store, surroundings: Surroundings, keys: Arc<AuditKeys>) -> Self {
         let (queue, entries) = mpsc::channel(QUEUE);
-        let stream = surroundings.new_id();
+        let chain = Chain::new(store, surroundings, keys);
         let healthy = Arc::new(AtomicBool::new(true));
-        tokio::spawn(write(store, surroundings, stream, entries, Arc::clone(&healthy)));
-        Self { queue, stream, healthy }
+        tokio::spawn(write(chain.clone(), entries, Arc::clone(&healthy)));
+        Self { queue, chain, healthy }
     }
 
-    /// The stream of this process.
-    pub(super) fn stream(&self) -> Id {
-        self.stream
+    /// Begins a transaction that can write in the book.
+    pub(super) async fn begin(&self) -> Result<Work, StoreError> {
+        self.chain.begin().await
     }
 
     /// Whether events can be written. After a failure it is tried, so that a desk which nobody asks any more, because it
@@ -94,16 +99,10 @@ impl Book {
     }
 }
 
-async fn write(
-    store: Store,
-    surroundings: Surroundings,
-    stream: Id,
-    mut entries: mpsc::Receiver<Entry>,
-    healthy: Arc<AtomicBool>,
-) {
+async fn write(chain: Chain, mut entries: mpsc::Receiver<Entry>, healthy: Arc<AtomicBool>) {
     let mut batch = Vec::with_capacity(BATCH);
     while entries.recv_many(&mut batch, BATCH).await > 0 {
-        let result = write_batch(&store, &surroundings, stream, &batch).await;
+        let result = write_batch(&chain, &batch).await;
         healthy.store(result.is_ok(), Ordering::Relaxed);
         for (i, entry) in batch.drain(..).enumerate() {
             let outcome = match &result {
@@ -118,23 +117,17 @@ async fn write(
 }
 
 /// Writes the events whose decisions still stand, and tells which do not, by their places.
-async fn write_batch(
-    store: &Store,
-    surroundings: &Surroundings,
-    stream: Id,
-    batch: &[Entry],
-) -> Result<Vec<usize>, StoreError> {
-    let mut tx = store.begin().await?;
-    let revision = keys::revision(&mut tx).await?;
+async fn write_batch(chain: &Chain, batch: &[Entry]) -> Result<Vec<usize>, StoreError> {
+    let mut work = chain.begin().await?;
+    let revision = keys::revision(&mut work).await?;
     let mut stale = Vec::new();
     for (i, entry) in batch.iter().enumerate() {
         if entry.decided_at.is_some_and(|decided_at| decided_at != revision) {
             stale.push(i);
             continue;
         }
-        let (id, now) = (surroundings.new_id(), surroundings.clock.now());
-        audit_events::append(&mut tx, id, stream, now, entry.event.clone()).await?;
+        work.record(entry.event.clone()).await?;
     }
-    tx.commit().await?;
+    work.commit().await?;
     Ok(stale)
 }

@@ -5,16 +5,16 @@
 
 use std::ops;
 
-use super::{App, Error, session::not_a_principal};
+use super::{App, Error, book::Work, session::not_a_principal};
 use crate::{
     model::{Action, AuditEvent, Caller, CredentialKind, Id, Scope, ScopeSet},
-    store::{Tx, audit_events},
+    store::Tx,
 };
 
 /// A change under way.
 pub struct Change<'a> {
     app: &'a App,
-    tx: Tx,
+    work: Work,
     /// What will be written about it.
     pub event: AuditEvent,
 }
@@ -44,7 +44,7 @@ impl App {
     ) -> Result<Change<'_>, Error> {
         let event = AuditEvent::by(caller, action).on(object);
         self.authorise(caller, scope, &event).await?;
-        Ok(Change { app: self, tx: self.store.begin().await?, event })
+        Ok(Change { app: self, work: self.book.begin().await?, event })
     }
 }
 
@@ -59,7 +59,7 @@ impl App {
     ) -> Result<Change<'_>, Error> {
         let event = AuditEvent::by(caller, action).on(object);
         self.authorise_own(caller, &event).await?;
-        Ok(Change { app: self, tx: self.store.begin().await?, event })
+        Ok(Change { app: self, work: self.book.begin().await?, event })
     }
 
     /// Refuses, and writes down the refusal, unless the caller may make this change to what is its own.
@@ -89,21 +89,20 @@ impl App {
 impl Change<'_> {
     /// Writes one more event in the same transaction, about another side of the same change.
     pub(super) async fn also(&mut self, event: AuditEvent) -> Result<(), Error> {
-        let (id, stream, now) = (self.app.new_id(), self.app.book.stream(), self.app.now());
-        Ok(audit_events::append(&mut self.tx, id, stream, now, event).await?)
+        Ok(self.work.record(event).await?)
     }
 
     /// Ends the change: `result` tells how the work went.
     pub(super) async fn finish<T>(mut self, result: Result<T, Error>) -> Result<T, Error> {
         match result {
             Ok(value) => {
-                self.tx.bump_revision().await?;
+                self.work.bump_revision().await?;
                 self.also(self.event.clone()).await?;
-                self.tx.commit().await?;
+                self.work.commit().await?;
                 Ok(value)
             }
             Err(error) => {
-                drop(self.tx);
+                drop(self.work);
                 self.app.book.record(self.event.failed(error.code())).await?;
                 Err(error)
             }
@@ -114,12 +113,12 @@ impl Change<'_> {
 impl ops::Deref for Change<'_> {
     type Target = Tx;
     fn deref(&self) -> &Tx {
-        &self.tx
+        &self.work
     }
 }
 
 impl ops::DerefMut for Change<'_> {
     fn deref_mut(&mut self) -> &mut Tx {
-        &mut self.tx
+        &mut self.work
     }
 }

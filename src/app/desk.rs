@@ -218,7 +218,7 @@ impl App {
             ))
         })?;
         let passwords = PasswordPool::start(Arc::clone(&surroundings.entropy)).map_err(Error::internal)?;
-        let book = Book::open(store.clone(), surroundings.clone());
+        let book = Book::open(store.clone(), surroundings.clone(), keyring.audit());
         let signing_keys = Ring::empty();
         let app = Self {
             store,

@@ -1,6 +1,6 @@
 //! The password grant (RFC 6749 §4.3): where guessing is slowed, and where a wrong login teaches nothing.
 
-use super::{App, Error, client::PUBLIC_CLIENT, throttle::Attempt, token::IssuedToken};
+use super::{App, Error, book::Work, client::PUBLIC_CLIENT, throttle::Attempt, token::IssuedToken};
 use crate::{
     crypto::password::Verdict,
     model::{
@@ -8,7 +8,7 @@ use crate::{
         password::MAX_PASSWORD_BYTES,
     },
     secret::Secret,
-    store::{Tx, audit_events, principals},
+    store::{Tx, principals},
 };
 
 /// A longer user name is refused before anything is done with it.
@@ -122,7 +122,7 @@ impl App {
         let (family, refresh_token) = self.new_family(proven.user.id, PUBLIC_CLIENT, scopes, &event.source);
         let mut token = self.sign(&proven.user, PUBLIC_CLIENT, scopes, Some(family.id))?;
         let written = event.clone().on(format!("access_token:{}", token.id)).detail(scopes);
-        let mut tx = self.store.begin().await?;
+        let mut tx = self.book.begin().await?;
         if !still_stands(&mut tx, &proven.user).await? {
             drop(tx);
             self.confirm_failure(&proven.attempt).await?;
@@ -130,14 +130,14 @@ impl App {
         }
         self.insert_family(&mut tx, &family, &refresh_token).await?;
         self.settle_in_tx(&mut tx, proven, Some(&written)).await?;
-        audit_events::append(&mut tx, self.new_id(), self.book.stream(), self.now(), written).await?;
+        tx.record(written).await?;
         tx.commit().await?;
         token.refresh_token = lasting.then_some(refresh_token);
         Ok(token)
     }
 
     async fn settle(&self, proven: &Proven, event: Option<&AuditEvent>) -> Result<(), Error> {
-        let mut tx = self.store.begin().await?;
+        let mut tx = self.book.begin().await?;
         self.settle_in_tx(&mut tx, proven, event).await?;
         Ok(tx.commit().await?)
     }
@@ -146,7 +146,7 @@ impl App {
     /// meanwhile.
     async fn settle_in_tx(
         &self,
-        tx: &mut Tx,
+        tx: &mut Work,
         proven: &Proven,
         event: Option<&AuditEvent>,
     ) -> Result<(), Error> {
@@ -160,7 +160,7 @@ impl App {
                 version: None,
                 ..event.clone()
             };
-            audit_events::append(tx, self.new_id(), self.book.stream(), self.now(), event).await?;
+            tx.record(event).await?;
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use crate::{
     crypto::{self, jwt},
     model::{Action, AuditEvent, Caller, Id, Origin, Scope, ScopeSet, Timestamp, TokenKind},
     secret::Secret,
-    store::{audit_events, principals, token_families},
+    store::{principals, token_families},
 };
 
 /// The longest life that can be configured for an access token: lowering the setting does not void what was issued.
@@ -67,7 +67,7 @@ impl App {
             // Nothing changes, so nothing but the asking is written down.
             return self.book.record(event.clone()).await;
         };
-        let (mut tx, now) = (self.store.begin().await?, self.now());
+        let (mut tx, now) = (self.book.begin().await?, self.now());
         match revocable {
             Revocable::Session(id) => {
                 token_families::revoke(&mut tx, id, now).await?;
@@ -79,7 +79,7 @@ impl App {
             }
         }
         tx.bump_revision().await?;
-        audit_events::append(&mut tx, self.new_id(), self.book.stream(), now, event.clone()).await?;
+        tx.record(event.clone()).await?;
         Ok(tx.commit().await?)
     }
 

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::{App, Error, after, token::IssuedToken};
+use super::{App, Error, after, book::Work, token::IssuedToken};
 use crate::{
     crypto,
     model::{
@@ -16,7 +16,7 @@ use crate::{
     },
     secret::Secret,
     store::{
-        Tx, audit_events, principals,
+        Tx, principals,
         token_families::{self, Family},
     },
 };
@@ -84,7 +84,7 @@ impl App {
         }
         let digest = crypto::token_digest(shown.expose());
         // One writer at a time: of two uses of one token, the second sees what the first did.
-        let mut tx = self.store.begin().await?;
+        let mut tx = self.book.begin().await?;
         let found = token_families::by_token(&mut tx, digest).await?;
         let Some((family, generation)) = found else {
             return Err(event.because("unknown_refresh_token", Error::InvalidGrant));
@@ -111,7 +111,7 @@ impl App {
         let mut token = self.sign(&user, client_id, scopes, Some(family.id))?;
         token.refresh_token = Some(self.refresh_token(family.id, next));
         let event = event.clone().detail(token.scope);
-        audit_events::append(&mut tx, self.new_id(), self.book.stream(), now, event).await?;
+        tx.record(event).await?;
         tx.commit().await?;
         Ok(token)
     }
@@ -160,7 +160,7 @@ impl App {
     /// Somebody has a copy: the session ends, and the book says so loudly. Gives the error to answer with.
     async fn end_for_reuse(
         &self,
-        mut tx: Tx,
+        mut tx: Work,
         family: &Family,
         event: &mut AuditEvent,
     ) -> Result<Error, Error> {
@@ -172,7 +172,7 @@ impl App {
             reason: Some("a spent refresh token came back; the session was ended".to_owned()),
             ..event.clone()
         };
-        audit_events::append(&mut tx, self.new_id(), self.book.stream(), self.now(), attack).await?;
+        tx.record(attack).await?;
         tx.commit().await?;
         Ok(event.because("refresh_token_reuse", Error::InvalidGrant))
     }

@@ -11,7 +11,6 @@ use crate::{
         Action, AuditEvent, GrantType, Id, Origin, Principal, PrincipalKind, Scope, ScopeSet, Timestamp,
     },
     secret::Secret,
-    store::audit_events,
 };
 
 /// A token request, as its form said it. Empty parameters are absent (RFC 6749 §3.2).
@@ -105,11 +104,11 @@ impl App {
         }
         let token = self.sign(&account, account.name.as_str(), scopes, None)?;
         let written = event.clone().on(format!("access_token:{}", token.id)).detail(token.scope);
-        let mut tx = self.store.begin().await?;
+        let mut tx = self.book.begin().await?;
         if !still_stands(&mut tx, &account).await? {
             return Err(event.because("changed_meanwhile", Error::InvalidClient));
         }
-        audit_events::append(&mut tx, self.new_id(), self.book.stream(), self.now(), written).await?;
+        tx.record(written).await?;
         tx.commit().await?;
         Ok(token)
     }

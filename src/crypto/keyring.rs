@@ -9,12 +9,13 @@
 //! row, column or key does not open. Every 32-byte key is used through HKDF-SHA-256 with a label, never directly. The
 //! format is pinned by `tests/vectors/sealed-record.json`.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use aws_lc_rs::{aead, hkdf, hmac};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use zeroize::Zeroizing;
 
+use super::audit::AuditKeys;
 use crate::{
     model::{Entropy, Id, entropy},
     secret::Secret,
@@ -71,10 +72,11 @@ impl Purpose {
     }
 }
 
-struct Key(Zeroizing<[u8; 32]>);
+/// A 32-byte key, used only through what is derived from it.
+pub(super) struct Key(Zeroizing<[u8; 32]>);
 
 impl Key {
-    fn derive(&self, label: &'static [u8]) -> Zeroizing<[u8; 32]> {
+    pub(super) fn derive(&self, label: &'static [u8]) -> Zeroizing<[u8; 32]> {
         let mut out = Zeroizing::new([0; 32]);
         let extracted = hkdf::Salt::new(hkdf::HKDF_SHA256, b"keydesk").extract(&*self.0);
         #[expect(clippy::expect_used, reason = "32 bytes are always within what HKDF-SHA-256 can expand to")]
@@ -154,6 +156,7 @@ pub struct Keyring {
     current: Id,
     ciphers: HashMap<[u8; 16], aead::LessSafeKey>,
     mac: hmac::Key,
+    audit: Arc<AuditKeys>,
 }
 
 impl std::fmt::Debug for Keyring {
@@ -170,7 +173,8 @@ impl Keyring {
         for (id, purpose, wrapped) in data_keys {
             if purpose == Purpose::Mac.as_str() {
                 let key = kek.unwrap_data_key(*id, Purpose::Mac, wrapped)?;
-                mac = Some(hmac::Key::new(hmac::HMAC_SHA256, &*key.derive(b"mac v1")));
+                let audit = Arc::new(AuditKeys::derive(&key)?);
+                mac = Some((hmac::Key::new(hmac::HMAC_SHA256, &*key.derive(b"mac v1")), audit));
             } else {
                 let key = kek.unwrap_data_key(*id, Purpose::Seal, wrapped)?;
                 ciphers.insert(*id.as_bytes(), key.cipher(b"seal v1"));
@@ -178,7 +182,7 @@ impl Keyring {
             }
         }
         match (current, mac) {
-            (Some(current), Some(mac)) => Ok(Self { current, ciphers, mac }),
+            (Some(current), Some((mac, audit))) => Ok(Self { current, ciphers, mac, audit }),
             _ => Err(SealError::UnknownKey),
         }
     }
@@ -193,6 +197,11 @@ impl Keyring {
     pub fn open(&self, place: Place<'_>, record: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
         let cipher = self.ciphers.get(&key_id(record)?).ok_or(SealError::UnknownKey)?;
         open_with(cipher, place, "", record)
+    }
+
+    /// The keys of the book.
+    pub fn audit(&self) -> Arc<AuditKeys> {
+        Arc::clone(&self.audit)
     }
 
     /// HMAC-SHA-256 of `data` for one `purpose`: recognises a value without keeping it, and nobody without the KEK can

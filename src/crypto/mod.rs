@@ -4,6 +4,7 @@
 //! bytes and model types out. Randomness comes from the injected [`Entropy`], except inside key-pair generation, where
 //! the library insists on its own.
 
+pub mod audit;
 pub mod jwt;
 pub mod keyring;
 pub mod password;

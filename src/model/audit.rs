@@ -7,7 +7,7 @@
 use std::{fmt, str::FromStr};
 
 use super::{
-    Caller, CredentialKind, Id, Origin, Principal, PrincipalKind, Timestamp, id::IdError,
+    Caller, CredentialKind, Id, Mac, Origin, Principal, PrincipalKind, Timestamp, id::IdError,
     principal::UnknownWord,
 };
 
@@ -319,6 +319,20 @@ pub struct RecordedEvent {
     pub request_id: String,
     /// Why it was refused or failed.
     pub reason: Option<String>,
+    /// In the first event of a stream: the last events of other streams that nobody had named yet, as JSON.
+    #[serde(serialize_with = "as_json")]
+    pub heads: Option<String>,
+    /// The MAC over all of this and the predecessor's MAC; `None` in what is older than the chain.
+    pub mac: Option<Mac>,
+}
+
+/// JSON inside JSON, not a text that holds some; a text that holds none stays a text.
+#[expect(clippy::ref_option, reason = "serde calls it so")]
+fn as_json<S: serde::Serializer>(text: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
+    let value = text
+        .as_ref()
+        .map(|text| serde_json::from_str(text).unwrap_or_else(|_| serde_json::Value::String(text.clone())));
+    serde::Serialize::serialize(&value, serializer)
 }
 
 /// A place in the book, between two events: what comes after it in a list is older.
@@ -345,6 +359,32 @@ impl Position {
 }
 
 impl RecordedEvent {
+    /// `event` as number `seq` of `stream`, without its MAC.
+    pub fn new(event: AuditEvent, id: Id, stream: Id, seq: i64, at: Timestamp) -> Self {
+        let (principal_id, principal_kind) = event.principal.unzip();
+        Self {
+            at,
+            id,
+            stream,
+            seq,
+            action: event.action.as_str().to_owned(),
+            outcome: event.outcome.as_str().to_owned(),
+            actor: event.actor,
+            principal_id,
+            principal_kind: principal_kind.map(|kind| kind.as_str().to_owned()),
+            client_id: event.client_id,
+            credential: event.credential.map(str::to_owned),
+            object: event.object,
+            version: event.version,
+            detail: event.detail,
+            source: event.source,
+            request_id: event.request_id,
+            reason: event.reason,
+            heads: None,
+            mac: None,
+        }
+    }
+
     /// The event's own place.
     pub fn position(&self) -> Position {
         Position { at: self.at, stream: self.stream, seq: self.seq }

@@ -12,7 +12,7 @@ use super::{Timestamp, entropy};
 pub struct IdError;
 
 /// The identifier of a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct Id(Uuid);
 

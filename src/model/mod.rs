@@ -5,6 +5,7 @@
 
 pub mod audit;
 pub mod caller;
+pub mod chain;
 pub mod clock;
 pub mod entropy;
 pub mod grant;
@@ -20,6 +21,7 @@ pub mod token;
 
 pub use audit::{Action, AuditEvent, Outcome};
 pub use caller::{Caller, CredentialKind, Origin};
+pub use chain::{Head, Mac};
 pub use clock::{Clock, SystemClock, Timestamp};
 pub use entropy::Entropy;
 pub use grant::{Grant, Project};

@@ -5,7 +5,7 @@ use super::{
     db::{Row, sql},
 };
 use crate::model::{
-    AuditEvent, Id, PrincipalKind, Timestamp,
+    Timestamp,
     audit::{Position, RecordedEvent},
 };
 
@@ -24,27 +24,20 @@ pub struct Filter {
     pub until: Option<Timestamp>,
 }
 
-/// Writes `event` as the next of `stream`.
-pub async fn append(
-    tx: &mut Tx,
-    id: Id,
-    stream: Id,
-    now: Timestamp,
-    event: AuditEvent,
-) -> Result<(), StoreError> {
-    let (principal_id, principal_kind) = event.principal.unzip();
+/// Writes `event` in its place.
+pub async fn insert(tx: &mut Tx, event: RecordedEvent) -> Result<(), StoreError> {
     let statement = sql("insert into audit_events (id, stream, seq, at, action, outcome, actor, principal_id, principal_kind, \
-                         client_id, credential, object, version, detail, source, request_id, reason) \
-                         select $1, $2, coalesce(max(seq), 0) + 1, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16 \
-                         from audit_events where stream = $2")
-    .bind(id)
-    .bind(stream)
-    .bind(now)
-    .bind(event.action.as_str())
-    .bind(event.outcome.as_str())
+                         client_id, credential, object, version, detail, source, request_id, reason, heads, mac) values \
+                         ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)")
+    .bind(event.id)
+    .bind(event.stream)
+    .bind(event.seq)
+    .bind(event.at)
+    .bind(event.action)
+    .bind(event.outcome)
     .bind(event.actor)
-    .bind(principal_id)
-    .bind(principal_kind.map(PrincipalKind::as_str))
+    .bind(event.principal_id)
+    .bind(event.principal_kind)
     .bind(event.client_id)
     .bind(event.credential)
     .bind(event.object)
@@ -52,7 +45,9 @@ pub async fn append(
     .bind(event.detail)
     .bind(event.source)
     .bind(event.request_id)
-    .bind(event.reason);
+    .bind(event.reason)
+    .bind(event.heads)
+    .bind(event.mac);
     tx.execute(statement).await.map(drop)
 }
 
@@ -66,7 +61,7 @@ pub async fn newest(
 ) -> Result<Vec<RecordedEvent>, StoreError> {
     let statement =
         sql("select id, stream, seq, at, action, outcome, actor, principal_id, principal_kind, client_id, \
-                         credential, object, version, detail, source, request_id, reason from audit_events \
+                         credential, object, version, detail, source, request_id, reason, heads, mac from audit_events \
                          where ($1 is null or actor = $1) and ($2 is null or action = $2) \
                          and ($3 is null or outcome = $3) and at >= $4 and (at, stream, seq) < ($5, $6, $7) \
                          order by at desc, stream desc, seq desc limit $8")
@@ -100,5 +95,7 @@ fn read(row: &Row<'_>) -> Result<RecordedEvent, StoreError> {
         source: row.text("source")?,
         request_id: row.text("request_id")?,
         reason: row.maybe_text("reason")?,
+        heads: row.maybe_text("heads")?,
+        mac: row.maybe_mac("mac")?,
     })
 }

@@ -15,15 +15,16 @@ use sqlx::{
     },
 };
 
-use crate::model::{Id, Timestamp, TokenDigest};
+use crate::model::{Id, Mac, Timestamp, TokenDigest};
 
 /// How long a request waits for a connection, or for another process's lock, before it is told to come back.
 const WAIT: Duration = Duration::from_secs(5);
 const READERS: u32 = 4;
 
-const MIGRATIONS: [(i64, &str, &str); 2] = [
+const MIGRATIONS: [(i64, &str, &str); 3] = [
     (1, "init", include_str!("../../migrations/sqlite/0001_init.sql")),
     (2, "tokens", include_str!("../../migrations/sqlite/0002_tokens.sql")),
+    (3, "chain", include_str!("../../migrations/sqlite/0003_chain.sql")),
 ];
 
 /// What can go wrong in the database.
@@ -262,6 +263,7 @@ into_value! {
     String => |value| Text(value);
     Id => |value| Bytes(value.as_bytes().to_vec());
     TokenDigest => |value| Bytes(value.0.to_vec());
+    Mac => |value| Bytes(value.0.to_vec());
     Vec<u8> => |value| Bytes(value);
     [u8; 16] => |value| Bytes(value.to_vec());
     [u8; 32] => |value| Bytes(value.to_vec());
@@ -347,6 +349,11 @@ impl Row<'_> {
     pub(super) fn maybe_id(&self, column: &str) -> Result<Option<Id>, StoreError> {
         let present = self.0.try_get_raw(column).is_ok_and(|value| !value.is_null());
         present.then(|| self.id(column)).transpose()
+    }
+
+    pub(super) fn maybe_mac(&self, column: &str) -> Result<Option<Mac>, StoreError> {
+        let bytes = self.get::<Option<Vec<u8>>>(column)?;
+        bytes.map(|bytes| bytes.try_into().map(Mac)).transpose().map_err(|_| inconsistent(column))
     }
 
     /// A text that is one of our words or names.

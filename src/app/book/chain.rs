@@ -1,0 +1,129 @@
+//! The chain that a process writes: each event carries a MAC over itself and its predecessor's.
+//!
+//! Events are written in a [`Work`], a transaction that knows the end of the chain. There is one connection that writes,
+//! so there is one `Work` at a time, and the end moves only when its transaction is durable: what is rolled back never
+//! was. The end is kept in memory, not read back: a tail cut off behind our back leaves a gap that shows.
+
+use std::{ops, sync::Arc};
+
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use crate::{
+    app::Surroundings,
+    crypto::audit::AuditKeys,
+    model::{AuditEvent, Head, Id, Mac, audit::RecordedEvent},
+    store::{Store, StoreError, Tx, audit_events, audit_streams},
+};
+
+/// The stream of this process.
+#[derive(Clone)]
+pub(in crate::app) struct Chain {
+    store: Store,
+    surroundings: Surroundings,
+    keys: Arc<AuditKeys>,
+    stream: Id,
+    end: Arc<Mutex<End>>,
+}
+
+/// Where the chain ends in the database.
+#[derive(Clone, Copy)]
+enum End {
+    /// Behind this event; `None`: nothing is written yet.
+    At(Option<Head>),
+    /// A commit was not heard of to its end: the database has to be asked.
+    InDoubt,
+}
+
+/// A transaction that can write in the book. Dropped without [`Work::commit`], it leaves nothing.
+pub(in crate::app) struct Work {
+    tx: Tx,
+    chain: Chain,
+    written: Option<Written>,
+}
+
+/// What a transaction has added to the chain.
+struct Written {
+    end: OwnedMutexGuard<End>,
+    head: Option<Head>,
+}
+
+impl Chain {
+    pub(super) fn new(store: Store, surroundings: Surroundings, keys: Arc<AuditKeys>) -> Self {
+        let stream = surroundings.new_id();
+        Self { store, surroundings, keys, stream, end: Arc::new(Mutex::new(End::At(None))) }
+    }
+
+    /// Begins a transaction.
+    pub(super) async fn begin(&self) -> Result<Work, StoreError> {
+        Ok(Work { tx: self.store.begin().await?, chain: self.clone(), written: None })
+    }
+}
+
+impl Work {
+    /// Writes `event` as the next of the stream.
+    pub(in crate::app) async fn record(&mut self, event: AuditEvent) -> Result<(), StoreError> {
+        let Self { tx, chain, written } = self;
+        let written = match written {
+            Some(written) => written,
+            // After the connection: who holds the end of the chain has the only one and is about to give it back.
+            None => written.insert(Written::begin(tx, chain).await?),
+        };
+        let (seq, previous) = match written.head {
+            Some(head) => (head.seq + 1, head.mac.unwrap_or(Mac::NONE)),
+            None => (1, Mac::NONE),
+        };
+        let (id, now) = (chain.surroundings.new_id(), chain.surroundings.clock.now());
+        let mut event = RecordedEvent::new(event, id, chain.stream, seq, now);
+        if seq == 1 {
+            event.heads = as_text(&audit_streams::take_uncarried(tx).await?);
+        }
+        let mac = chain.keys.event_mac(&event, previous);
+        event.mac = Some(mac);
+        audit_events::insert(tx, event).await?;
+        written.head = Some(Head { stream: chain.stream, seq, mac: Some(mac) });
+        Ok(())
+    }
+
+    /// Makes everything durable: when this returns, a power cut cannot undo it.
+    pub(in crate::app) async fn commit(mut self) -> Result<(), StoreError> {
+        let Some(Written { mut end, head: Some(head) }) = self.written else {
+            return self.tx.commit().await;
+        };
+        audit_streams::put_head(&mut self.tx, head, self.chain.keys.head_seal(&head)).await?;
+        // Until the answer is here nobody knows, not even if this is never polled again.
+        *end = End::InDoubt;
+        self.tx.commit().await?;
+        *end = End::At(Some(head));
+        Ok(())
+    }
+}
+
+impl Written {
+    async fn begin(tx: &mut Tx, chain: &Chain) -> Result<Self, StoreError> {
+        let mut end = Arc::clone(&chain.end).lock_owned().await;
+        let head = match *end {
+            End::At(head) => head,
+            End::InDoubt => audit_streams::head(tx, chain.stream).await?,
+        };
+        *end = End::At(head);
+        Ok(Self { end, head })
+    }
+}
+
+/// What the first event of a stream says of the others.
+fn as_text(heads: &[Head]) -> Option<String> {
+    if heads.is_empty() { None } else { serde_json::to_string(heads).ok() }
+}
+
+impl ops::Deref for Work {
+    type Target = Tx;
+    fn deref(&self) -> &Tx {
+        &self.tx
+    }
+}
+
+impl ops::DerefMut for Work {
+    fn deref_mut(&mut self) -> &mut Tx {
+        &mut self.tx
+    }
+}
