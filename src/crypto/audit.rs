@@ -5,7 +5,7 @@
 
 use aws_lc_rs::hmac;
 
-use super::keyring::{Key, SealError};
+use super::keyring::Key;
 use crate::model::{Head, Mac, audit::RecordedEvent, chain};
 
 /// The keys of the book.
@@ -21,11 +21,11 @@ impl std::fmt::Debug for AuditKeys {
 }
 
 impl AuditKeys {
-    pub(super) fn derive(key: &Key) -> Result<Self, SealError> {
-        Ok(Self {
+    pub(super) fn derive(key: &Key) -> Self {
+        Self {
             chain: hmac::Key::new(hmac::HMAC_SHA256, &*key.derive(b"audit chain v1")),
             head: hmac::Key::new(hmac::HMAC_SHA256, &*key.derive(b"audit head v1")),
-        })
+        }
     }
 
     /// The MAC of an event whose predecessor in the stream has `previous`.
@@ -42,7 +42,9 @@ impl AuditKeys {
 
 fn mac(key: &hmac::Key, parts: &[&[u8]]) -> Mac {
     let mut context = hmac::Context::with_key(key);
-    parts.iter().for_each(|part| context.update(part));
+    for part in parts {
+        context.update(part);
+    }
     let mut out = [0; 32];
     out.copy_from_slice(context.sign().as_ref());
     Mac(out)

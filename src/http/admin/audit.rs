@@ -85,6 +85,24 @@ struct AuditEvent {
     /// Why it was refused or failed.
     #[oai(nullable)]
     reason: Option<String>,
+    /// In the first event of a stream: the last events of other streams that no event had named yet.
+    #[oai(nullable)]
+    heads: Option<Vec<StreamHead>>,
+    /// HMAC-SHA-256 over all of this and the predecessor's MAC; `null` in what is older than the chain.
+    #[oai(nullable)]
+    mac: Option<String>,
+}
+
+/// The last event of a stream.
+#[derive(Object)]
+struct StreamHead {
+    /// The stream.
+    stream: String,
+    /// The number of its last event.
+    seq: i64,
+    /// That event's MAC.
+    #[oai(nullable)]
+    mac: Option<String>,
 }
 
 impl Example for AuditEvent {
@@ -107,6 +125,8 @@ impl Example for AuditEvent {
             source: "192.0.2.1".to_owned(),
             request_id: "req_019a0000-0000-7000-8000-000000000006".to_owned(),
             reason: None,
+            heads: None,
+            mac: Some("5d2f".repeat(16)),
         }
     }
 }
