@@ -104,6 +104,12 @@ async fn write(chain: Chain, mut entries: mpsc::Receiver<Entry>, healthy: Arc<At
     while entries.recv_many(&mut batch, BATCH).await > 0 {
         let result = write_batch(&chain, &batch).await;
         healthy.store(result.is_ok(), Ordering::Relaxed);
+        if result.is_err() {
+            // Who came while it was tried has waited for the same thing, and is not made to wait for it once more.
+            while let Ok(entry) = entries.try_recv() {
+                batch.push(entry);
+            }
+        }
         for (i, entry) in batch.drain(..).enumerate() {
             let outcome = match &result {
                 Ok(stale) if stale.contains(&i) => Written::Stale,

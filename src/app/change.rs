@@ -28,7 +28,9 @@ impl App {
         action: Action,
         object: &str,
     ) -> Result<T, Error> {
-        if let Err(error) = &result {
+        if let Err(error) = &result
+            && !self.shed.counts(error)
+        {
             self.book.record(AuditEvent::by(caller, action).on(object).failed(error.code())).await?;
         }
         result
@@ -101,6 +103,7 @@ impl Change<'_> {
                 self.work.commit().await?;
                 Ok(value)
             }
+            Err(error) if self.app.shed.counts(&error) => Err(error),
             Err(error) => {
                 drop(self.work);
                 self.app.book.record(self.event.failed(error.code())).await?;

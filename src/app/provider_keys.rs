@@ -62,7 +62,8 @@ impl App {
         Ok(ShownKey { row: stored.row, env, fingerprint: super::hex(&mac[..4]) })
     }
 
-    /// Sets a provider's key in a project and tells the number of its version. Needs `llm-keys:write`.
+    /// Sets a provider's key in a project and tells what became of it: of this version, though others may have followed it
+    /// by now. Needs `llm-keys:write`.
     #[expect(clippy::disallowed_methods, reason = "the key is checked before it is sealed")]
     pub async fn set_provider_key(
         &self,
@@ -70,7 +71,7 @@ impl App {
         project: &ProjectName,
         provider: &Provider,
         key: &Secret,
-    ) -> Result<i64, Error> {
+    ) -> Result<ShownKey, Error> {
         let object = object(project, provider);
         self.require(caller, Scope::LlmKeysWrite, Action::ProviderKeySet, object.as_str()).await?;
         let checked = provider::check_key_text(key.expose())
@@ -78,13 +79,14 @@ impl App {
         self.prepared(checked, caller, Action::ProviderKeySet, &object).await?;
         let mut change = self.change(caller, Scope::LlmKeysWrite, Action::ProviderKeySet, object).await?;
         let result = async {
-            let project = projects::existing(&mut change, project).await?.id;
-            let (_, version) = self.add_version(&mut change, project, provider, key).await?;
-            Ok(version)
+            let id = projects::existing(&mut change, project).await?.id;
+            self.add_version(&mut change, id, provider, key).await?;
+            let stored = provider_keys::stored(&mut change, id, provider).await?;
+            self.shown(stored.ok_or_else(|| no_key(project, provider))?)
         }
         .await;
-        if let Ok(version) = &result {
-            change.event = change.event.clone().version(version);
+        if let Ok(set) = &result {
+            change.event = change.event.clone().version(set.row.version);
         }
         change.finish(result).await
     }

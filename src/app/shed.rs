@@ -1,7 +1,8 @@
-//! What was turned away unseen: requests refused because there was too much to do, or too many had failed before.
+//! What was turned away unseen: requests refused because there was too much to do, or too many had failed before, or
+//! because the database could not be used.
 //!
 //! They are counted and written in the book once a second as one event. An event each would let strangers fill the book as
-//! fast as they can send, and would make the refusal wait for the very thing that is scarce.
+//! fast as they can send, and would make the refusal wait for the very thing that is scarce or broken.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,6 +14,7 @@ use crate::model::{Action, AuditEvent, Origin};
 pub(super) struct Shed {
     busy: AtomicU64,
     throttled: AtomicU64,
+    unavailable: AtomicU64,
 }
 
 impl Shed {
@@ -21,6 +23,7 @@ impl Shed {
         let counter = match error {
             Error::Busy => &self.busy,
             Error::TooMany { .. } => &self.throttled,
+            Error::Unavailable(_) => &self.unavailable,
             _ => return false,
         };
         counter.fetch_add(1, Ordering::Relaxed);
@@ -29,14 +32,19 @@ impl Shed {
 }
 
 impl App {
-    /// Writes down how many were turned away since the last time.
+    /// Writes down how many were turned away since the last time that this could be written.
     pub(super) async fn record_shed(&self) -> Result<(), Error> {
-        for (counter, why) in [(&self.shed.busy, "busy"), (&self.shed.throttled, "throttled")] {
+        let Shed { busy, throttled, unavailable } = &self.shed;
+        for (counter, why) in [(busy, "busy"), (throttled, "throttled"), (unavailable, "unavailable")] {
             let count = counter.swap(0, Ordering::Relaxed);
             if count > 0 {
                 let origin = Origin { source: "several".to_owned(), request_id: "several".to_owned() };
                 let event = AuditEvent::anonymous(&origin, Action::TokenIssue);
-                self.book.record(event.denied(format!("{why}: {count} requests"))).await?;
+                let written = self.book.record(event.denied(format!("{why}: {count} requests"))).await;
+                if written.is_err() {
+                    counter.fetch_add(count, Ordering::Relaxed);
+                }
+                written?;
             }
         }
         Ok(())

@@ -75,7 +75,7 @@ pub(super) async fn run(desk: &Desk, command: Command) -> Result<(), Failure> {
     match command {
         Command::Set { provider, project } => {
             let key = prompt::key(&format!("{provider} for project {project}"))?;
-            let version = app.set_provider_key(caller, &project, &provider, &key).await?;
+            let version = app.set_provider_key(caller, &project, &provider, &key).await?.row.version;
             let made = NewVersion { project: &project, provider: &provider, version };
             out.object(&made, format_args!("{provider} in project {project} is at version {version}"))
         }

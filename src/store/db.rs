@@ -17,8 +17,9 @@ use sqlx::{
 
 use crate::model::{Id, Mac, Timestamp, TokenDigest};
 
-/// How long a request waits for a connection, or for another process's lock, before it is told to come back.
-const WAIT: Duration = Duration::from_secs(5);
+/// How long a request waits for a connection, and then for another process's lock, before it is told to come back. Both
+/// together are less than the five seconds after which clients give up.
+const WAIT: Duration = Duration::from_secs(2);
 const READERS: u32 = 4;
 
 const MIGRATIONS: [(i64, &str, &str); 3] = [

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +22,14 @@ WORK = ROOT / "target" / "interop"
 BINARY = os.environ.get("KEYDESK_BIN") or str(ROOT / "target" / "debug" / "keydesk")
 
 PASSWORD = "correct horse battery staple"
+
+# The full form of the suites takes an hour and is what a release goes through; the quick form is for every day.
+FULL = os.environ.get("KEYDESK_FULL") == "1"
+
+
+def rounds(quick, full):
+    """How often to repeat what is left to chance. KEYDESK_ROUNDS has the last word."""
+    return max(1, min(1000, int(os.environ.get("KEYDESK_ROUNDS") or (full if FULL else quick))))
 
 
 def provider_keys():
@@ -36,8 +45,8 @@ def provider_keys():
 class Desk:
     """One keydesk in its own empty directory."""
 
-    def __init__(self, home, **settings):
-        self.home = pathlib.Path(home)
+    def __init__(self, home, binary=BINARY, **settings):
+        self.home, self.binary = pathlib.Path(home), binary
         self.home.mkdir(parents=True, exist_ok=True)
         self.data = self.home / "keydesk-data"
         self.logs = self.home / "logs"
@@ -68,7 +77,7 @@ class Desk:
         self.log = self.logs / f"serve-{self.starts}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [BINARY, "serve", "--listen", f"127.0.0.1:{self.port}"],
+                [self.binary, "serve", "--listen", f"127.0.0.1:{self.port}"],
                 cwd=self.home, env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 umask=0,  # the strictest test of file modes: nothing is private unless keydesk makes it so
             )
@@ -103,12 +112,18 @@ class Desk:
                 self.kill()
         return self.process.returncode
 
+    def keep(self):
+        """Sets the data aside for the search for secrets, because where it is now will be gone."""
+        kept = self.home / "kept"
+        if self.data.exists() and not kept.exists():
+            shutil.copytree(self.data, kept, ignore=shutil.ignore_patterns("lost+found", "filler"))
+
     # The command line.
 
     def run(self, *arguments, stdin=""):
         """Runs `keydesk ARGUMENTS` beside the server; its diagnostics go to the logs, where secrets are searched for."""
         done = subprocess.run(
-            [BINARY, *arguments], cwd=self.home, env=self.plain_env, input=stdin, text=True,
+            [self.binary, *arguments], cwd=self.home, env=self.plain_env, input=stdin, text=True,
             capture_output=True, timeout=60, umask=0,
         )
         with (self.logs / "cli.log").open("a") as log:

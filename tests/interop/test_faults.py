@@ -1,8 +1,7 @@
-"""What an operator's bad day looks like: a full disk, silent clients, variables that come and go."""
+"""What an operator's bad day looks like: silent clients, more clients than files, variables that come and go."""
 
 import os
 import socket
-import subprocess
 import time
 
 import pytest
@@ -27,44 +26,6 @@ def fresh(tmp_path):
 
 def read(desk, key=None):
     return requests.get(f"{desk.url}/llm-keys", headers={"X-API-Key": key or desk.service_api_key}, timeout=30)
-
-
-def test_a_full_disk_gives_no_key_and_a_freed_one_does_again(fresh):
-    desk = fresh()
-    desk.data.mkdir(mode=0o700)
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", desk.data], capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
-    try:
-        desk.start()
-        assert read(desk).status_code == 200
-        filler = desk.data / "filler"
-        with filler.open("wb") as file:
-            try:
-                while True:
-                    file.write(b"\0" * 65536)
-                    file.flush()
-            except OSError:
-                pass
-        # What is already allocated is used up first.
-        statuses = [read(desk).status_code for _ in range(400)]
-        assert statuses[-1] == 503, "the disk is full"
-        refused = read(desk)
-        assert refused.headers["content-type"] == "application/problem+json" and refused.headers["retry-after"]
-        assert not any(key in refused.text for key in desk.keys.values())
-        assert requests.get(f"{desk.url}/health/ready", timeout=30).status_code == 503
-        assert requests.get(f"{desk.url}/health", timeout=30).status_code == 200
-        filler.unlink()
-        # A load balancer asks nothing else of a desk that is not ready.
-        deadline = time.monotonic() + 10
-        while requests.get(f"{desk.url}/health/ready", timeout=30).status_code != 200:
-            assert time.monotonic() < deadline, "not ready within ten seconds after space was freed"
-            time.sleep(0.2)
-        assert read(desk).status_code == 200
-        assert desk.stop() == 0
-    finally:
-        desk.kill()
-        subprocess.run(["umount", desk.data], check=True)
 
 
 @pytest.mark.parametrize("first_bytes", [b"", b"P", b"PRI * HTTP/2.0\r\n\r\nS", b"GET /health HTTP/1.1\r\nHost: x\r\nX-Slow"])

@@ -3,12 +3,11 @@
 Pairs of attempts, one of either kind, in random order, on connections kept open; the differences are compared by Wilcoxon's
 signed-rank test, and a control compares like with like. No time is expected to be anything in itself.
 
-KEYDESK_ROUNDS: pairs of each kind, 40 by default; 500 for a thorough run, on a machine that does nothing else.
+Pairs of each kind: 40, or 200 in the full form, which wants a machine that does nothing else.
 """
 
 import concurrent.futures
 import math
-import os
 import random
 import secrets
 
@@ -16,9 +15,10 @@ import numpy
 import pytest
 from scipy import stats
 
+from conftest import rounds
 from sources import Client, fresh_source
 
-PAIRS = max(20, min(500, int(os.environ.get("KEYDESK_ROUNDS", "40"))))
+PAIRS = max(20, min(500, rounds(40, 200)))
 WARM_UP = 4
 RUNS = 3
 # Where failures of one user begin to matter to other addresses (30), with room.

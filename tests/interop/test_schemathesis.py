@@ -2,7 +2,7 @@
 
 It comes with an access token and never logs in, so it cannot lock itself out.
 
-KEYDESK_ROUNDS: examples for each operation, 20 by default.
+Examples for each operation: 20, or 100 in the full form.
 """
 
 import os
@@ -11,9 +11,9 @@ import subprocess
 
 import pytest
 
-from conftest import PASSWORD, ROOT, WORK
+from conftest import PASSWORD, ROOT, WORK, rounds
 
-EXAMPLES = max(1, min(1000, int(os.environ.get("KEYDESK_ROUNDS", "20"))))
+EXAMPLES = rounds(20, 100)
 SEED = 7  # with one worker: the same requests in every run
 SCOPES = "llm-keys:read llm-keys:write audit:read admin"
 

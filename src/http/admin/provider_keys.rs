@@ -154,9 +154,9 @@ impl ProviderKeysApi {
         let app = app(request);
         let project: ProjectName = app.named(&caller.0, SCOPE, Action::ProviderKeySet, &project.0).await?;
         let provider: Provider = app.named(&caller.0, SCOPE, Action::ProviderKeySet, &provider.0).await?;
-        let version = app.set_provider_key(&caller.0, &project, &provider, &body.0.key).await?;
-        let shown = JsonBody::of(&app.provider_key(&caller.0, &project, &provider).await?);
-        Ok(if version == 1 { StoredAnswer::Made(shown) } else { StoredAnswer::Replaced(shown) })
+        let set = app.set_provider_key(&caller.0, &project, &provider, &body.0.key).await?;
+        let shown = JsonBody::of(&set);
+        Ok(if set.row.version == 1 { StoredAnswer::Made(shown) } else { StoredAnswer::Replaced(shown) })
     }
 
     /// Delete a provider key
