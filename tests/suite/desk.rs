@@ -154,7 +154,12 @@ impl Desk {
 
     pub(crate) async fn set_key(&self, project: &str, provider: &str, key: &str) -> i64 {
         let (project, provider) = (project.parse().unwrap(), provider.parse().unwrap());
-        self.app.set_provider_key(&operator(), &project, &provider, &Secret::new(key)).await.unwrap().row.version
+        self.app
+            .set_provider_key(&operator(), &project, &provider, &Secret::new(key))
+            .await
+            .unwrap()
+            .row
+            .version
     }
 
     /// The newest events, newest first.
