@@ -58,6 +58,8 @@ pub struct Config {
     pub password_enabled: bool,
     /// What may be a password.
     pub password_policy: PasswordPolicy,
+    /// Where Prometheus finds the metrics, if anywhere.
+    pub metrics_listen: Option<SocketAddr>,
     /// The log.
     pub log: Log,
     /// Every key as text, and where it came from: what `keydesk config check` shows.
@@ -104,6 +106,7 @@ pub fn load(flags: &Flags, environment: &Environment) -> Result<Config, Error> {
     let mut layers = Layers::gather(flags, environment)?;
     let data_dir = layers.path(&keys::DATA_DIR)?;
     let listen = listen(&layers)?;
+    let metrics_listen = metrics_listen(&layers)?;
     let public_url = public_url(&mut layers, listen)?;
     let database = database(&mut layers, &data_dir)?;
     layers.derive(&keys::KEK_FILE, data_dir.join("kek").display());
@@ -132,6 +135,7 @@ pub fn load(flags: &Flags, environment: &Environment) -> Result<Config, Error> {
         token,
         password_enabled: layers.checked(&keys::PASSWORD_ENABLED, boolean)?,
         password_policy: PasswordPolicy { min_length },
+        metrics_listen,
         log,
         values: layers.into_values(),
     })
@@ -154,6 +158,20 @@ fn listen(layers: &Layers) -> Result<SocketAddr, Error> {
             );
         }
         Ok(address)
+    })
+}
+
+/// Metrics say who is busy with what, and travel without TLS.
+fn metrics_listen(layers: &Layers) -> Result<Option<SocketAddr>, Error> {
+    let insecure = layers.checked(&keys::SERVER_INSECURE_LISTEN, boolean)?;
+    layers.checked(&keys::METRICS_LISTEN, |text| match text.parse::<SocketAddr>() {
+        _ if text == "off" => Ok(None),
+        Ok(address) if insecure || address.ip().to_canonical().is_loopback() => Ok(Some(address)),
+        Ok(_) => wrong(
+            "can be reached from other machines, and metrics are served without TLS and to anybody; set \
+             server.insecure_listen = true if the network between is yours alone",
+        ),
+        Err(_) => wrong("is neither off nor an IP address and a port"),
     })
 }
 

@@ -16,6 +16,7 @@
 //! - [`app`]: the operations. Each takes the caller first, authorises, works, and writes its audit event.
 //! - [`http`]: wire to operation and back.
 //! - [`cli`]: arguments to operation and back; `serve` is one of its commands.
+//! - [`metrics`]: what is counted and measured.
 //! - [`config`], [`telemetry`], [`secret`]: what the operator decided, the log, text that must not be seen.
 
 pub mod app;
@@ -23,6 +24,7 @@ pub mod cli;
 pub mod config;
 pub mod crypto;
 pub mod http;
+pub mod metrics;
 pub mod model;
 pub mod secret;
 pub mod store;

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{Error, Surroundings};
 use crate::{
     crypto::audit::AuditKeys,
+    metrics::Metrics,
     model::{Action, AuditEvent, Origin},
     store::{Store, StoreError, keys},
 };
@@ -52,9 +53,14 @@ enum Written {
 
 impl Book {
     /// Starts the writer task.
-    pub(super) fn open(store: Store, surroundings: Surroundings, keys: Arc<AuditKeys>) -> Self {
+    pub(super) fn open(
+        store: Store,
+        surroundings: Surroundings,
+        keys: Arc<AuditKeys>,
+        metrics: Metrics,
+    ) -> Self {
         let (queue, entries) = mpsc::channel(QUEUE);
-        let chain = Chain::new(store, surroundings, keys);
+        let chain = Chain::new(store, surroundings, keys, metrics);
         let healthy = Arc::new(AtomicBool::new(true));
         tokio::spawn(write(chain.clone(), entries, Arc::clone(&healthy)));
         Self { queue, chain, healthy }
@@ -124,6 +130,13 @@ async fn write(chain: Chain, mut entries: mpsc::Receiver<Entry>, healthy: Arc<At
 
 /// Writes the events whose decisions still stand, and tells which do not, by their places.
 async fn write_batch(chain: &Chain, batch: &[Entry]) -> Result<Vec<usize>, StoreError> {
+    let prepared = prepare(chain, batch).await;
+    let (work, stale) = prepared.inspect_err(|_| chain.metrics().events_lost())?;
+    work.commit().await?;
+    Ok(stale)
+}
+
+async fn prepare(chain: &Chain, batch: &[Entry]) -> Result<(Work, Vec<usize>), StoreError> {
     let mut work = chain.begin().await?;
     let revision = keys::revision(&mut work).await?;
     let mut stale = Vec::new();
@@ -134,6 +147,5 @@ async fn write_batch(chain: &Chain, batch: &[Entry]) -> Result<Vec<usize>, Store
         }
         work.record(entry.event.clone()).await?;
     }
-    work.commit().await?;
-    Ok(stale)
+    Ok((work, stale))
 }

@@ -19,6 +19,7 @@ use crate::{
         keyring::{Kek, Keyring, Purpose},
         password::PasswordPool,
     },
+    metrics::Metrics,
     model::{Action, AuditEvent, Caller, Principal, PrincipalKind, Project, ProjectName, Role, Scope},
     secret::Secret,
     store::{Store, grants, keys, principals, projects},
@@ -217,8 +218,10 @@ impl App {
                 "a data key in the database is damaged or missing ({error}); restore a backup"
             ))
         })?;
-        let passwords = PasswordPool::start(Arc::clone(&surroundings.entropy)).map_err(Error::internal)?;
-        let book = Book::open(store.clone(), surroundings.clone(), keyring.audit());
+        let metrics = Metrics::new();
+        let passwords = PasswordPool::start(Arc::clone(&surroundings.entropy), metrics.clone())
+            .map_err(Error::internal)?;
+        let book = Book::open(store.clone(), surroundings.clone(), keyring.audit(), metrics.clone());
         let signing_keys = Ring::empty();
         let app = Self {
             store,
@@ -230,6 +233,7 @@ impl App {
             book,
             surroundings,
             settings,
+            metrics,
             health: Health::default(),
         };
         app.load_signing_keys().await?;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{App, Error};
 use crate::{
     crypto::keyring::Place,
+    metrics,
     model::{
         Action, AuditEvent, Caller, Id, ProjectName, Provider, Scope, Timestamp,
         grant::{self},
@@ -58,6 +59,41 @@ impl App {
         project: Option<&str>,
         is_current: impl Fn(&str) -> bool,
     ) -> Result<Tagged<BTreeMap<Provider, HandedKey>>, Error> {
+        let read = self.read_project(caller, project, is_current).await;
+        self.count(&read);
+        read
+    }
+
+    /// One provider's key.
+    pub async fn read_key(
+        &self,
+        caller: &Caller,
+        project: Option<&str>,
+        provider: &str,
+        is_current: impl Fn(&str) -> bool,
+    ) -> Result<Tagged<HandedKey>, Error> {
+        let read = self.read_one(caller, project, provider, is_current).await;
+        self.count(&read);
+        read
+    }
+
+    fn count<T>(&self, read: &Result<Tagged<T>, Error>) {
+        self.metrics.key_read(match read {
+            Ok(Tagged { read: KeyRead::Handed(_), .. }) => metrics::KeyRead::Handed,
+            Ok(Tagged { read: KeyRead::Unchanged, .. }) => metrics::KeyRead::Unchanged,
+            // Decided again by who asked, and counted then.
+            Err(Error::Stale) => return,
+            Err(Error::Unavailable(_) | Error::Internal(_)) => metrics::KeyRead::Failed,
+            Err(_) => metrics::KeyRead::Denied,
+        });
+    }
+
+    async fn read_project(
+        &self,
+        caller: &Caller,
+        project: Option<&str>,
+        is_current: impl Fn(&str) -> bool,
+    ) -> Result<Tagged<BTreeMap<Provider, HandedKey>>, Error> {
         let (project, keys) = self.entitled_keys(caller, project).await?;
         let etag = self.etag(caller, &project, &keys);
         if is_current(&etag) {
@@ -68,8 +104,7 @@ impl App {
         Ok(Tagged { etag, project, read: KeyRead::Handed(handed) })
     }
 
-    /// One provider's key.
-    pub async fn read_key(
+    async fn read_one(
         &self,
         caller: &Caller,
         project: Option<&str>,

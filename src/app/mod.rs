@@ -10,12 +10,14 @@ mod book;
 pub mod change;
 pub mod client;
 pub mod desk;
+pub mod disk;
 mod error;
 pub mod grants;
 pub mod health;
 pub mod import;
 pub mod llm_keys;
 mod login;
+mod observe;
 pub mod principals;
 pub mod projects;
 pub mod provider_keys;
@@ -38,6 +40,7 @@ pub use crate::store::audit_events::Filter as AuditFilter;
 
 use crate::{
     crypto::{jwt::Algorithm, keyring::Keyring, password::PasswordPool},
+    metrics::Metrics,
     model::{
         Action, AuditEvent, Caller, Clock, Entropy, Id, Listed, Network, Page, PasswordPolicy, Scope,
         Timestamp,
@@ -97,6 +100,7 @@ pub struct App {
     surroundings: Surroundings,
     settings: Settings,
     health: health::Health,
+    metrics: Metrics,
 }
 
 impl std::fmt::Debug for App {

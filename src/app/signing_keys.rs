@@ -73,6 +73,11 @@ impl Ring {
         self.keys().is_empty()
     }
 
+    /// From when on the key signs that signs now.
+    pub(super) fn activated_at(&self, now: Timestamp) -> Option<Timestamp> {
+        self.keys().iter().map(|key| key.activates_at).find(|at| *at <= now)
+    }
+
     /// Signs with the newest key that is active.
     pub(super) fn sign(&self, claims: &AccessClaims, now: Timestamp) -> Result<Secret, Error> {
         let keys = self.keys();

@@ -24,6 +24,7 @@ use tokio::sync::OwnedMutexGuard;
 use super::{App, Error};
 use crate::{
     crypto::password::Place,
+    metrics::TurnedAway,
     model::{Action, AuditEvent, Caller, Id, PrincipalKind, PrincipalName, Scope, Timestamp},
     store::{
         Connection, Tx,
@@ -192,13 +193,13 @@ impl App {
         };
         let mut db = self.store.read().await?;
         if let Some(until) = self.refused_until(&mut db, &attempt, user, self.now()).await? {
-            return Err(event.because("throttled", too_many(until, self.now())));
+            return Err(event.because("throttled", self.too_many(until, self.now())));
         }
         drop(db);
         let mut tx = self.store.begin().await?;
         let now = self.now();
         if let Some(until) = self.refused_until(&mut tx, &attempt, user, now).await? {
-            return Err(event.because("throttled", too_many(until, now)));
+            return Err(event.because("throttled", self.too_many(until, now)));
         }
         for subject in [attempt.pair, attempt.source, attempt.account, attempt.streak] {
             let before = throttles::find(&mut tx, subject.key).await?;
@@ -303,9 +304,16 @@ impl App {
         let count = throttles::find(&mut self.store.read().await?, subject.key).await?;
         let now = self.now();
         match count.filter(|count| count.blocked_until > now) {
-            Some(count) => Err(event.because("throttled", too_many(count.blocked_until, now))),
+            Some(count) => Err(event.because("throttled", self.too_many(count.blocked_until, now))),
             None => Ok(()),
         }
+    }
+
+    /// The refusal until `until`.
+    fn too_many(&self, until: Timestamp, now: Timestamp) -> Error {
+        self.metrics.turned_away(TurnedAway::Throttled);
+        let micros = until.micros() - now.micros();
+        Error::TooMany { retry_after: u64::try_from(micros.div_euclid(1_000_000) + 1).unwrap_or(1) }
     }
 
     /// One more failure of `subject`.
@@ -324,9 +332,4 @@ async fn take_back(tx: &mut Tx, subject: Subject) -> Result<(), Error> {
     let blocked_until =
         if failures < subject.rule.free { Timestamp::from_micros(0) } else { count.blocked_until };
     Ok(throttles::put(tx, subject.key, Count { failures, blocked_until, ..count }).await?)
-}
-
-fn too_many(until: Timestamp, now: Timestamp) -> Error {
-    let micros = until.micros() - now.micros();
-    Error::TooMany { retry_after: u64::try_from(micros.div_euclid(1_000_000) + 1).unwrap_or(1) }
 }

@@ -42,8 +42,12 @@ pub(super) async fn run(config: &Config, environment: Environment) -> Result<(),
     let location = desk::location(config);
     check_admin_password(config, &location, &secrets)?;
     let _lock = location.lock()?;
-    let listener = bind(config.listen).await?;
+    let listener = bind(config.listen, "--listen").await?;
     let address = listener.local_addr().map_err(|error| Failure::because("cannot listen", &error))?;
+    let metrics = match config.metrics_listen {
+        Some(address) => Some(bind(address, "metrics.listen").await?),
+        None => None,
+    };
     let issuer = config.public_url.clone().unwrap_or_else(|| format!("http://{address}"));
     let settings = desk::settings(config, issuer.clone());
     let caller = desk::caller();
@@ -63,7 +67,14 @@ pub(super) async fn run(config: &Config, environment: Environment) -> Result<(),
     let signals = Signals::register().map_err(|error| Failure::because("cannot receive signals", &error))?;
     Banner { config, location: &location, address, issuer: &issuer, admin, imported: &imported }.print();
     tracing::info!(server.address = %address, "serving");
-    until_stopped(listener, Arc::new(app), &caller, signals).await
+    let app = Arc::new(app);
+    if let Some(metrics) = metrics {
+        let address = metrics.local_addr().map_err(|error| Failure::because("cannot listen", &error))?;
+        tracing::info!(metrics.address = %address, "serving /metrics");
+        // To the very end, so that the end can be watched.
+        tokio::spawn(http::serve_metrics(metrics, Arc::clone(&app)));
+    }
+    until_stopped(listener, app, &caller, signals).await
 }
 
 async fn until_stopped(
@@ -93,10 +104,10 @@ fn admin_name() -> Result<PrincipalName, Failure> {
     "admin".parse().map_err(|error| Failure::because("admin", &error))
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
+async fn bind(address: SocketAddr, setting: &str) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => Failure::Failed(format!(
-            "another program listens on {address} already; stop it, or choose another address with --listen"
+            "another program listens on {address} already; stop it, or choose another address with {setting}"
         )),
         _ => Failure::because(format_args!("cannot listen on {address}"), &error),
     })

@@ -170,6 +170,15 @@ pub const PASSWORD_MIN_LENGTH: Key = Key {
     meaning: "the fewest bytes of a new password",
 };
 
+/// Where Prometheus finds the metrics.
+pub const METRICS_LISTEN: Key = Key {
+    name: "metrics.listen",
+    default: Default::Text("off"),
+    kind: Kind::Text,
+    allowed: "off, or an IP address and a port, such as 127.0.0.1:9464",
+    meaning: "where Prometheus finds /metrics; an address that is not loopback needs server.insecure_listen",
+};
+
 /// How the log is written.
 pub const LOG_FORMAT: Key = Key {
     name: "log.format",
@@ -204,6 +213,7 @@ pub const KEYS: &[Key] = &[
     TOKEN_AUDIENCE,
     PASSWORD_ENABLED,
     PASSWORD_MIN_LENGTH,
+    METRICS_LISTEN,
     LOG_FORMAT,
     LOG_LEVEL,
 ];

@@ -77,6 +77,7 @@ fn every_key_can_be_set_in_the_file_and_in_the_environment() {
         ("token.audience", "https://x", "'https://x'"),
         ("password.enabled", "false", "false"),
         ("password.min_length", "8", "8"),
+        ("metrics.listen", "[::1]:9464", "'[::1]:9464'"),
         ("log.format", "json", "'json'"),
         ("log.level", "trace", "'trace'"),
     ] {
@@ -201,6 +202,18 @@ fn insecure_listen_allows_what_it_says() {
     let variables = [("KEYDESK_SERVER__LISTEN", "0.0.0.0:80"), ("KEYDESK_SERVER__INSECURE_LISTEN", "true")];
     assert_eq!(load_with("", &variables).unwrap().listen.to_string(), "0.0.0.0:80");
     assert!(load_with("", &[("KEYDESK_SERVER__LISTEN", "[::ffff:127.0.0.1]:80")]).is_ok());
+}
+
+#[test]
+fn metrics_are_off_or_for_this_machine_unless_it_is_said_otherwise() {
+    let listen = |text: &'static str| ("KEYDESK_METRICS__LISTEN", text);
+    assert_eq!(load_with("", &[]).unwrap().metrics_listen, None);
+    assert_eq!(load_with("", &[listen("127.0.0.1:0")]).unwrap().metrics_listen.unwrap().port(), 0);
+    let error = load_with("", &[listen("0.0.0.0:9464")]).unwrap_err();
+    assert!(error.contains("metrics.listen can be reached from other machines"), "{error}");
+    let open = [listen("0.0.0.0:9464"), ("KEYDESK_SERVER__INSECURE_LISTEN", "true")];
+    assert!(load_with("", &open).unwrap().metrics_listen.is_some());
+    assert!(load_with("", &[listen("on")]).unwrap_err().contains("allowed: off, or an IP"));
 }
 
 #[test]

@@ -7,6 +7,7 @@
 use std::{
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
+    time::Instant,
 };
 
 use argon2::{Algorithm, Argon2, Params, PasswordHash, PasswordHasher as _, PasswordVerifier as _, Version};
@@ -15,6 +16,7 @@ use unicode_normalization::UnicodeNormalization;
 use zeroize::Zeroizing;
 
 use crate::{
+    metrics::{Metrics, Present, TurnedAway},
     model::{Entropy, entropy},
     secret::Secret,
 };
@@ -34,6 +36,7 @@ pub struct PasswordPool {
     queue: mpsc::Sender<Job>,
     places: Arc<Semaphore>,
     entropy: Arc<dyn Entropy>,
+    metrics: Metrics,
 }
 
 /// What became of a password that was shown.
@@ -70,12 +73,14 @@ pub enum PoolError {
 
 /// A place in the queue, held until the password has been hashed.
 #[derive(Debug)]
-pub struct Place(#[expect(dead_code, reason = "given back when it is dropped")] OwnedSemaphorePermit);
+#[expect(dead_code, reason = "given back when it is dropped")]
+pub struct Place(OwnedSemaphorePermit, Present);
 
 struct Job {
     password: Secret,
     salt: [u8; 16],
     work: Work,
+    submitted: Instant,
     _place: Place,
 }
 
@@ -102,20 +107,24 @@ impl std::fmt::Debug for PasswordPool {
 
 impl PasswordPool {
     /// Starts the threads: one fewer than the processor has cores, at least one.
-    pub fn start(entropy: Arc<dyn Entropy>) -> std::io::Result<Self> {
+    pub fn start(entropy: Arc<dyn Entropy>, metrics: Metrics) -> std::io::Result<Self> {
         let (queue, jobs) = mpsc::channel();
         let jobs = Arc::new(Mutex::new(jobs));
         let threads = thread::available_parallelism().map_or(1, |cores| (cores.get() - 1).max(1));
         for _ in 0..threads {
-            let jobs = Arc::clone(&jobs);
-            thread::Builder::new().name("password".to_owned()).spawn(move || work(&jobs))?;
+            let (jobs, metrics) = (Arc::clone(&jobs), metrics.clone());
+            thread::Builder::new().name("password".to_owned()).spawn(move || work(&jobs, &metrics))?;
         }
-        Ok(Self { queue, places: Arc::new(Semaphore::new(QUEUE)), entropy })
+        Ok(Self { queue, places: Arc::new(Semaphore::new(QUEUE)), entropy, metrics })
     }
 
     /// A place in the queue, if there is one: asked for before anything else is done for a password.
     pub fn reserve(&self) -> Result<Place, PoolError> {
-        Arc::clone(&self.places).try_acquire_owned().map(Place).map_err(|_| PoolError::Full)
+        let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() else {
+            self.metrics.turned_away(TurnedAway::Busy);
+            return Err(PoolError::Full);
+        };
+        Ok(Place(permit, self.metrics.password_waits()))
     }
 
     /// The hash under which `password` is stored, as a PHC string.
@@ -140,22 +149,33 @@ impl PasswordPool {
 
     fn submit(&self, place: Place, password: Secret, work: Work) -> Result<(), PoolError> {
         let salt = entropy::random(&*self.entropy);
-        self.queue.send(Job { password, salt, work, _place: place }).map_err(|_| PoolError::Broken)
+        let job = Job { password, salt, work, submitted: Instant::now(), _place: place };
+        self.queue.send(job).map_err(|_| PoolError::Broken)
     }
 }
 
-fn work(jobs: &Mutex<mpsc::Receiver<Job>>) {
+fn work(jobs: &Mutex<mpsc::Receiver<Job>>, metrics: &Metrics) {
     // Nice 19: hashing takes what key reads leave. Not allowed in some sandboxes, and then it is only less polite.
     let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 19);
     loop {
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Job { password, salt, work, _place }) = job else { return };
+        let Ok(Job { password, salt, work, submitted, _place }) = job else { return };
         if work.is_abandoned() {
             continue;
         }
+        let (waited, begun) = (submitted.elapsed(), Instant::now());
+        let measure = || metrics.password_hashed(waited, begun.elapsed());
         match work {
-            Work::Hash(reply) => drop(reply.send(hash(&password, salt))),
-            Work::Verify(stored, reply) => drop(reply.send(verify(&password, stored.as_deref(), salt))),
+            Work::Hash(reply) => {
+                let hash = hash(&password, salt);
+                measure();
+                drop(reply.send(hash));
+            }
+            Work::Verify(stored, reply) => {
+                let verdict = verify(&password, stored.as_deref(), salt);
+                measure();
+                drop(reply.send(verdict));
+            }
         }
     }
 }
@@ -211,7 +231,7 @@ mod tests {
     use crate::crypto::SystemEntropy;
 
     fn pool() -> PasswordPool {
-        PasswordPool::start(Arc::new(SystemEntropy)).unwrap()
+        PasswordPool::start(Arc::new(SystemEntropy), Metrics::new()).unwrap()
     }
 
     #[tokio::test]

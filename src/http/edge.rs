@@ -15,7 +15,7 @@ use poem::{
 };
 
 use super::{error, peer::Client};
-use crate::{app::App, model::Origin};
+use crate::{app::App, metrics::Metrics, model::Origin};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -23,7 +23,8 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(super) struct Edge {
     routes: Arc<BoxEndpoint<'static>>,
     app: Arc<App>,
-    table: Vec<(String, Vec<Method>)>,
+    table: Vec<(Arc<str>, Vec<Method>)>,
+    no_route: Arc<str>,
 }
 
 /// The identifier of the request at hand.
@@ -42,14 +43,20 @@ impl Edge {
                 .filter_map(|(name, _)| name.to_uppercase().parse().ok())
                 .collect()
         };
-        let mut table: Vec<_> = paths.map(|(path, operations)| (path.clone(), methods(operations))).collect();
-        table.extend(super::docs::PATHS.iter().map(|path| ((*path).to_owned(), vec![Method::GET])));
-        Self { routes: Arc::new(routes), app, table }
+        let mut table: Vec<_> =
+            paths.map(|(path, operations)| (Arc::from(path.as_str()), methods(operations))).collect();
+        table.extend(super::docs::PATHS.iter().map(|path| (Arc::from(*path), vec![Method::GET])));
+        Self { routes: Arc::new(routes), app, table, no_route: Arc::from("none") }
+    }
+
+    /// Where connections are counted.
+    pub(super) fn metrics(&self) -> &Metrics {
+        self.app.metrics()
     }
 
     /// Answers a request.
     pub(super) async fn answer(&self, request: hyper::Request<Incoming>, peer: SocketAddr) -> Response {
-        let begun = Instant::now();
+        let (begun, _in_flight) = (Instant::now(), self.app.metrics().request_begins());
         let request_id = self.app.new_request_id();
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let remote = RemoteAddr(Addr::SocketAddr(peer));
@@ -73,11 +80,13 @@ impl Edge {
             response.headers_mut().insert(header::ALLOW, allow(methods));
         }
         finish(&mut response, &request_id);
+        // The template, never the path: people paste secrets into addresses.
+        let route = route.map_or(&self.no_route, |(template, _)| template);
+        self.app.metrics().request(route, known(&method), response.status().as_u16(), begun.elapsed());
         tracing::info!(
             request_id,
             method = known(&method),
-            // The template, never the path: people paste secrets into addresses.
-            route = route.map_or("none", |(template, _)| template),
+            route = &**route,
             status = response.status().as_u16(),
             client = %client.address,
             micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
@@ -117,11 +126,9 @@ fn allow(methods: &[Method]) -> HeaderValue {
 }
 
 /// A method's name, if it is one that everybody knows: what strangers invent does not go into the log.
-fn known(method: &Method) -> &str {
-    match method.as_str() {
-        name @ ("GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS") => name,
-        _ => "other",
-    }
+fn known(method: &Method) -> &'static str {
+    let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+    known.into_iter().find(|name| *name == method.as_str()).unwrap_or("other")
 }
 
 fn finish(response: &mut Response, request_id: &str) {

@@ -15,6 +15,7 @@ mod health;
 mod json;
 mod llm_keys;
 mod me;
+mod metrics;
 mod oauth;
 mod payload;
 mod peer;
@@ -30,6 +31,8 @@ use std::{future::Future, io, sync::Arc};
 use poem::{EndpointExt, Route};
 use poem_openapi::{LicenseObject, OpenApiService, Tags};
 use tokio::net::TcpListener;
+
+pub use metrics::serve as serve_metrics;
 
 use crate::app::App;
 

@@ -57,12 +57,13 @@ pub(super) async fn run(
             }
         };
         let connection = connect(&builder, stream, peer, &edge);
+        let open = edge.metrics().connection_opens();
         let watched = graceful.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = watched.await {
                 tracing::debug!(error, "a connection ended early");
             }
-            drop(place);
+            drop((place, open));
         });
     }
     drop(listener);

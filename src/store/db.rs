@@ -3,7 +3,7 @@
 //! One connection writes (SQLite has one writer anyway, and queueing for it here is fairer than its busy handler), a few
 //! read. `synchronous=FULL`: with `NORMAL`, acknowledged transactions are lost at a power cut.
 
-use std::{ops, path::Path, time::Duration};
+use std::{fs, io, ops, path::Path, sync::Arc, time::Duration};
 
 use sqlx::{
     Row as _, SqlSafeStr as _, Sqlite, SqlitePool, ValueRef as _,
@@ -75,6 +75,7 @@ impl From<sqlx::Error> for StoreError {
 pub struct Store {
     write: SqlitePool,
     read: SqlitePool,
+    file: Arc<Path>,
 }
 
 impl Store {
@@ -98,7 +99,19 @@ impl Store {
             .map_err(|error| StoreError::Unavailable(sqlx::Error::Migrate(Box::new(error))))?;
         // After the writer, which creates the file and switches it to WAL.
         let read = pool(READERS).connect_with(options.create_if_missing(false).read_only(true)).await?;
-        Ok(Self { write, read })
+        Ok(Self { write, read, file: Arc::from(path) })
+    }
+
+    /// The file on whose disk everything is.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// How many bytes the database takes, with what is not yet moved from the write-ahead log.
+    pub fn size(&self) -> io::Result<u64> {
+        let mut log = self.file.as_os_str().to_owned();
+        log.push("-wal");
+        Ok(fs::metadata(&self.file)?.len() + fs::metadata(log).map_or(0, |log| log.len()))
     }
 
     /// Looks into an existing database without changing a byte of it: is it ours, and not newer than we are?

@@ -32,6 +32,13 @@ pub async fn data_keys(db: &mut Connection) -> Result<Vec<DataKeyRow>, StoreErro
     db.all(sql("select id, purpose, kek_id, wrapped from data_keys order by created_at, id"), read).await
 }
 
+/// When the oldest data key was made.
+pub async fn oldest_data_key(db: &mut Connection) -> Result<Option<Timestamp>, StoreError> {
+    let found =
+        db.optional(sql("select min(created_at) as oldest from data_keys"), |row| row.maybe_time("oldest"));
+    Ok(found.await?.flatten())
+}
+
 /// Adds a data key.
 pub async fn insert_data_key(tx: &mut Tx, key: DataKeyRow, now: Timestamp) -> Result<(), StoreError> {
     let statement =

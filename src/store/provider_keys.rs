@@ -71,6 +71,16 @@ pub async fn current(
     db.all(statement.bind(project).bind(now), read).await
 }
 
+/// Of all current keys: when the one that has not been rotated for longest was set, and when the first one expires or has
+/// expired.
+pub async fn extremes(db: &mut Connection) -> Result<(Option<Timestamp>, Option<Timestamp>), StoreError> {
+    let statement =
+        sql("select min(v.created_at) as oldest, min(v.expires_at) as expiry from provider_keys k \
+                         join provider_key_versions v on v.provider_key_id = k.id and v.version = k.version");
+    let read = |row: &Row<'_>| Ok((row.maybe_time("oldest")?, row.maybe_time("expiry")?));
+    Ok(db.optional(statement, read).await?.unwrap_or_default())
+}
+
 fn read_row(row: &Row<'_>) -> Result<ProviderKeyRow, StoreError> {
     Ok(ProviderKeyRow {
         id: row.id("id")?,

@@ -12,6 +12,7 @@ mod guessing;
 mod health;
 mod llm_keys;
 mod me;
+mod metrics;
 mod networks;
 mod openapi;
 mod session;

@@ -8,7 +8,7 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
     ("secret", &[], &["serde", "zeroize"]),
     (
         "crypto",
-        &["model", "secret"],
+        &["model", "secret", "metrics"],
         &[
             "argon2",
             "aws_lc_rs",
@@ -27,7 +27,7 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
     (
         "app",
         &["model", "secret", "crypto", "store", "metrics"],
-        &["governor", "serde", "serde_json", "thiserror", "tokio", "tracing"],
+        &["governor", "rustix", "serde", "serde_json", "thiserror", "tokio", "tracing"],
     ),
     (
         "http",

@@ -4,13 +4,14 @@
 //! so there is one `Work` at a time, and the end moves only when its transaction is durable: what is rolled back never
 //! was. The end is kept in memory, not read back: a tail cut off behind our back leaves a gap that shows.
 
-use std::{ops, sync::Arc};
+use std::{ops, sync::Arc, time::Instant};
 
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::{
     app::Surroundings,
     crypto::audit::AuditKeys,
+    metrics::Metrics,
     model::{AuditEvent, Head, Id, Mac, audit::RecordedEvent},
     store::{Store, StoreError, Tx, audit_events, audit_streams},
 };
@@ -21,6 +22,7 @@ pub(in crate::app) struct Chain {
     store: Store,
     surroundings: Surroundings,
     keys: Arc<AuditKeys>,
+    metrics: Metrics,
     stream: Id,
     end: Arc<Mutex<End>>,
 }
@@ -45,12 +47,22 @@ pub(in crate::app) struct Work {
 struct Written {
     end: OwnedMutexGuard<End>,
     head: Option<Head>,
+    events: usize,
 }
 
 impl Chain {
-    pub(super) fn new(store: Store, surroundings: Surroundings, keys: Arc<AuditKeys>) -> Self {
+    pub(super) fn new(
+        store: Store,
+        surroundings: Surroundings,
+        keys: Arc<AuditKeys>,
+        metrics: Metrics,
+    ) -> Self {
         let stream = surroundings.new_id();
-        Self { store, surroundings, keys, stream, end: Arc::new(Mutex::new(End::At(None))) }
+        Self { store, surroundings, keys, metrics, stream, end: Arc::new(Mutex::new(End::At(None))) }
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Begins a transaction.
@@ -81,12 +93,25 @@ impl Work {
         event.mac = Some(mac);
         audit_events::insert(tx, event).await?;
         written.head = Some(Head { stream: chain.stream, seq, mac: Some(mac) });
+        written.events += 1;
         Ok(())
     }
 
     /// Makes everything durable: when this returns, a power cut cannot undo it.
-    pub(in crate::app) async fn commit(mut self) -> Result<(), StoreError> {
-        let Some(Written { mut end, head: Some(head) }) = self.written else {
+    pub(in crate::app) async fn commit(self) -> Result<(), StoreError> {
+        let (metrics, begun) = (self.chain.metrics.clone(), Instant::now());
+        let events = self.written.as_ref().map_or(0, |written| written.events);
+        let committed = self.commit_unmeasured().await;
+        match &committed {
+            Ok(()) if events > 0 => metrics.events_committed(events, begun.elapsed()),
+            Err(_) if events > 0 => metrics.events_lost(),
+            _ => {}
+        }
+        committed
+    }
+
+    async fn commit_unmeasured(mut self) -> Result<(), StoreError> {
+        let Some(Written { mut end, head: Some(head), .. }) = self.written else {
             return self.tx.commit().await;
         };
         audit_streams::put_head(&mut self.tx, head, self.chain.keys.head_seal(&head)).await?;
@@ -106,7 +131,7 @@ impl Written {
             End::InDoubt => audit_streams::head(tx, chain.stream).await?,
         };
         *end = End::At(head);
-        Ok(Self { end, head })
+        Ok(Self { end, head, events: 0 })
     }
 }
 

@@ -138,6 +138,11 @@ fn a_port_in_use_is_said_before_a_desk_is_made() {
         "{done:?}"
     );
     assert!(!place.path("keydesk-data/keydesk.db").exists() && !place.path("keydesk-data/kek").exists());
+    let variables = [ADMIN, ("KEYDESK_METRICS__LISTEN", address.as_str())];
+    let done = place.run_with(&["serve", "--listen", "127.0.0.1:0"], &variables, "");
+    assert_eq!(done.code, 1);
+    assert!(done.stderr.contains("choose another address with metrics.listen"), "{done:?}");
+    assert!(!place.path("keydesk-data/keydesk.db").exists());
 }
 
 #[test]
