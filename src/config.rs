@@ -28,7 +28,7 @@ pub(crate) use secrets::trim_newline;
 
 use crate::{
     crypto::jwt::Algorithm,
-    model::{Network, PasswordPolicy, password::MAX_PASSWORD_BYTES},
+    model::{Network, Networks, PasswordPolicy, password::MAX_PASSWORD_BYTES},
 };
 use layers::Layers;
 
@@ -48,6 +48,10 @@ pub struct Config {
     pub public_url: Option<String>,
     /// Proxies whose word is taken for where a client is.
     pub trusted_proxies: Vec<Network>,
+    /// From where the desk answers at all.
+    pub allow_from: Networks,
+    /// From where it can be administered.
+    pub admin_allow_from: Networks,
     /// The SQLite database.
     pub database: PathBuf,
     /// The file of the key-encryption key.
@@ -130,6 +134,8 @@ pub fn load(flags: &Flags, environment: &Environment) -> Result<Config, Error> {
         listen,
         public_url,
         trusted_proxies: layers.checked(&keys::SERVER_TRUSTED_PROXIES, networks::proxies)?,
+        allow_from: layers.checked(&keys::SERVER_ALLOW_FROM, networks::allowed)?,
+        admin_allow_from: layers.checked(&keys::ADMIN_ALLOW_FROM, networks::allowed)?,
         database,
         kek_file,
         token,

@@ -6,7 +6,7 @@ use super::{App, Error, after, change::Change, principals::existing, session::no
 use crate::{
     crypto,
     model::{
-        Action, AuditEvent, Caller, Id, Listed, Network, Page, Principal, PrincipalName, Scope, ScopeSet,
+        Action, AuditEvent, Caller, Id, Listed, Networks, Page, Principal, PrincipalName, Scope, ScopeSet,
         Timestamp, TokenDigest, TokenKind,
     },
     secret::Secret,
@@ -18,7 +18,6 @@ use crate::{
 
 /// A longer lifetime is a mistake; without end is said by leaving it out.
 const LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
-const MOST_SOURCES: usize = 100;
 
 /// A new API key, which is shown this once.
 #[derive(Debug)]
@@ -39,8 +38,8 @@ pub struct NewKey {
     pub lifetime: Option<Duration>,
     /// What it may do at most; `None` is `llm-keys:read`.
     pub scope: Option<ScopeSet>,
-    /// From which networks it may be used; `None` is from anywhere.
-    pub sources: Option<Vec<Network>>,
+    /// From where it may be used.
+    pub sources: Networks,
 }
 
 impl App {
@@ -102,11 +101,6 @@ impl App {
         }
         if new.lifetime.is_some_and(|lifetime| lifetime.is_zero() || lifetime > LONGEST) {
             return Err(Error::Invalid("an API key lasts from a second to a hundred years".to_owned()));
-        }
-        if new.sources.as_ref().is_some_and(|sources| sources.is_empty() || sources.len() > MOST_SOURCES) {
-            return Err(Error::Invalid(
-                "name from 1 to 100 networks, or none at all for anywhere".to_owned(),
-            ));
         }
         let (api_key, digest) = crypto::generate_token(TokenKind::ApiKey, &*self.surroundings.entropy);
         let now = self.now();

@@ -5,15 +5,22 @@
 
 use std::time::Duration;
 
-use super::{App, Error, token::TokenId};
+use super::{
+    App, Error,
+    networks::{self, ELSEWHERE},
+    token::TokenId,
+};
 use crate::{
     crypto::{self, jwt},
     model::{
-        Action, AuditEvent, Caller, CredentialKind, Id, Network, Origin, Principal, PrincipalName, ScopeSet,
+        Action, AuditEvent, Caller, CredentialKind, Id, Origin, Principal, PrincipalName, ScopeSet,
         TokenDigest, TokenKind, provider, token,
     },
     secret::Secret,
-    store::{api_keys, keys, principals, token_families},
+    store::{
+        api_keys::{self, ApiKeyRow},
+        keys, principals, token_families,
+    },
 };
 
 /// How precisely the last use of an API key is remembered: writing every use would cost as much as the key read.
@@ -47,16 +54,19 @@ impl App {
         };
         // Before anything is looked up: whatever changes from here on makes the decision stale.
         let revision = keys::revision(&mut self.store.read().await?).await?;
-        let found = self.identify(&presented, &origin).await?;
-        match found.and_then(|found| found.into_caller(account, origin.clone())) {
-            Ok(caller) => Ok(Caller { revision, ..caller }),
+        let found = self.identify(&presented).await?;
+        match found.and_then(|found| found.checked(account, &origin)) {
+            Ok(found) => {
+                self.remember_use(found.api_key.as_ref()).await?;
+                Ok(found.into_caller(origin, revision))
+            }
             Err((reason, owner)) => {
                 let mut event = AuditEvent::anonymous(&origin, Action::CredentialVerify).denied(reason);
                 if let Some((owner, credential)) = owner {
                     event.is_by(&owner, credential);
                 }
                 self.book.record(event).await?;
-                Err(Error::CredentialInvalid)
+                Err(if reason == ELSEWHERE { Error::Elsewhere } else { Error::CredentialInvalid })
             }
         }
     }
@@ -71,18 +81,12 @@ impl App {
     }
 
     #[expect(clippy::disallowed_methods, reason = "the credential is verified, or looked up by its digest")]
-    async fn identify(
-        &self,
-        presented: &Presented,
-        origin: &Origin,
-    ) -> Result<Result<Found, Refusal>, Error> {
+    async fn identify(&self, presented: &Presented) -> Result<Result<Found, Refusal>, Error> {
         match presented {
             Presented::Bearer(text) if jwt::looks_like_jwt(text.expose()) => {
                 self.owner_of_access_token(text.expose()).await
             }
-            Presented::Bearer(text) | Presented::ApiKey(text) => {
-                self.owner_of_api_key(text.expose(), origin).await
-            }
+            Presented::Bearer(text) | Presented::ApiKey(text) => self.owner_of_api_key(text.expose()).await,
             Presented::Malformed => Ok(Err(("malformed_authorization", None))),
         }
     }
@@ -104,35 +108,36 @@ impl App {
             return Ok(Err(("revoked_token", Some((Box::new(principal), CredentialKind::AccessToken)))));
         }
         let (credential, client_id) = (CredentialKind::AccessToken, Some(claims.client_id));
-        Ok(Ok(Found { principal, scopes, credential, client_id }))
+        Ok(Ok(Found { principal, scopes, credential, client_id, api_key: None }))
     }
 
-    async fn owner_of_api_key(&self, text: &str, origin: &Origin) -> Result<Result<Found, Refusal>, Error> {
+    async fn owner_of_api_key(&self, text: &str) -> Result<Result<Found, Refusal>, Error> {
         let Some(digest) = self.api_key_digest(text) else { return Ok(Err(("malformed_api_key", None))) };
         let Some((key, principal)) = api_keys::owner(&mut self.store.read().await?, digest).await? else {
             return Ok(Err(("unknown_api_key", None)));
         };
         let now = self.now();
-        let elsewhere =
-            |networks: &Vec<Network>| !networks.iter().any(|network| network.contains(&origin.source));
         let reason = if key.revoked_at.is_some() {
             Some("revoked_api_key")
         } else if key.expires_at.is_some_and(|end| end <= now) {
             Some("expired_api_key")
-        } else if key.sources.as_ref().is_some_and(elsewhere) {
-            Some("api_key_from_elsewhere")
         } else {
             None
         };
         if let Some(reason) = reason {
             return Ok(Err((reason, Some((Box::new(principal), CredentialKind::ApiKey)))));
         }
-        if key.last_used_at.is_none_or(|at| at.plus(LAST_USED_PRECISION) <= now) {
-            let mut tx = self.store.begin().await?;
-            api_keys::touch(&mut tx, key.id, now).await?;
-            tx.commit().await?;
-        }
-        Ok(Ok(Found { principal, scopes: key.scope, credential: CredentialKind::ApiKey, client_id: None }))
+        let (scopes, credential) = (key.scope, CredentialKind::ApiKey);
+        Ok(Ok(Found { principal, scopes, credential, client_id: None, api_key: Some(key) }))
+    }
+
+    async fn remember_use(&self, key: Option<&ApiKeyRow>) -> Result<(), Error> {
+        let now = self.now();
+        let is_old = |key: &&ApiKeyRow| key.last_used_at.is_none_or(|at| at.plus(LAST_USED_PRECISION) <= now);
+        let Some(key) = key.filter(is_old) else { return Ok(()) };
+        let mut tx = self.store.begin().await?;
+        api_keys::touch(&mut tx, key.id, now).await?;
+        Ok(tx.commit().await?)
     }
 
     /// The digest under which an API key would be stored; `None` for what cannot be one, so that junk costs no query.
@@ -155,29 +160,39 @@ struct Found {
     scopes: ScopeSet,
     credential: CredentialKind,
     client_id: Option<String>,
+    api_key: Option<ApiKeyRow>,
 }
 
 impl Found {
-    fn into_caller(self, account: Option<&str>, origin: Origin) -> Result<Caller, Refusal> {
+    /// The same, if its owner is the one that the request names, is not shut out and may be where the request comes from.
+    fn checked(self, account: Option<&str>, origin: &Origin) -> Result<Self, Refusal> {
         let owner = &self.principal;
         let named = |account: &str| {
             account == owner.id.to_string()
                 || account.parse::<PrincipalName>().is_ok_and(|name| name == owner.name)
         };
-        if !account.is_none_or(named) {
-            return Err(("wrong_service_account", Some((Box::new(self.principal), self.credential))));
-        }
-        if !self.principal.is_enabled() {
-            return Err(("disabled", Some((Box::new(self.principal), self.credential))));
-        }
-        Ok(Caller {
+        let own = self.api_key.as_ref().map(|key| &key.sources);
+        let reason = if !account.is_none_or(named) {
+            "wrong_service_account"
+        } else if !owner.is_enabled() {
+            "disabled"
+        } else if !networks::allow(owner, own, &origin.source) {
+            ELSEWHERE
+        } else {
+            return Ok(self);
+        };
+        Err((reason, Some((Box::new(self.principal), self.credential))))
+    }
+
+    fn into_caller(self, origin: Origin, revision: i64) -> Caller {
+        Caller {
             principal: Some((self.principal.id, self.principal.kind)),
             name: self.principal.name.to_string(),
             client_id: self.client_id,
             scopes: self.scopes.within(self.principal.role),
             credential: self.credential,
             origin,
-            revision: 0,
-        })
+            revision,
+        }
     }
 }

@@ -1,6 +1,10 @@
 //! Which OAuth 2.0 client is asking (RFC 6749 §2.3): at the token, revocation and introspection endpoints alike.
 
-use super::{App, Error, throttle::Subject};
+use super::{
+    App, Error,
+    networks::{self, ELSEWHERE},
+    throttle::Subject,
+};
 use crate::{
     crypto,
     model::{AuditEvent, CredentialKind, Principal, PrincipalKind, PrincipalName, TokenKind},
@@ -82,6 +86,9 @@ impl App {
         }
         if !account.is_enabled() {
             return Err(event.because("disabled", Error::InvalidClient));
+        }
+        if !networks::allow(&account, None, &event.source) {
+            return Err(event.because(ELSEWHERE, Error::InvalidClient));
         }
         Ok(account)
     }

@@ -23,6 +23,9 @@ pub enum Error {
     /// The caller may not, whatever the credential's scopes.
     #[error("{0}")]
     Forbidden(String),
+    /// It may not be done from where the request comes from.
+    #[error("this is not allowed from your network")]
+    Elsewhere,
     /// There is no such thing, as far as the caller may know.
     #[error("{0}")]
     NotFound(String),
@@ -82,6 +85,7 @@ impl Error {
             Self::CredentialInvalid => "invalid_token",
             Self::InsufficientScope(_) => "insufficient_scope",
             Self::Forbidden(_) => "forbidden",
+            Self::Elsewhere => super::networks::ELSEWHERE,
             Self::NotFound(_) => "not_found",
             Self::Conflict(_) => "conflict",
             Self::InvalidClient => "invalid_client",

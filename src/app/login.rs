@@ -1,6 +1,13 @@
 //! The password grant (RFC 6749 §4.3): where guessing is slowed, and where a wrong login teaches nothing.
 
-use super::{App, Error, book::Work, client::PUBLIC_CLIENT, throttle::Attempt, token::IssuedToken};
+use super::{
+    App, Error,
+    book::Work,
+    client::PUBLIC_CLIENT,
+    networks::{self, ELSEWHERE},
+    throttle::Attempt,
+    token::IssuedToken,
+};
 use crate::{
     crypto::password::Verdict,
     model::{
@@ -80,6 +87,7 @@ impl App {
             Some(user) if !user.is_enabled() => Err("disabled"),
             Some(_) if expired => Err("expired_password"),
             Some(user) if !user.grant_types.contains(&GrantType::Password) => Err("password_grant_off"),
+            Some(user) if !networks::allow(&user, None, &event.source) => Err(ELSEWHERE),
             Some(user) => Ok(user),
         };
         let user = match proven {

@@ -17,6 +17,7 @@ pub mod health;
 pub mod import;
 pub mod llm_keys;
 mod login;
+mod networks;
 mod observe;
 pub mod principals;
 pub mod projects;
@@ -42,8 +43,8 @@ use crate::{
     crypto::{jwt::Algorithm, keyring::Keyring, password::PasswordPool},
     metrics::Metrics,
     model::{
-        Action, AuditEvent, Caller, Clock, Entropy, Id, Listed, Network, Page, PasswordPolicy, Scope,
-        Timestamp,
+        Action, AuditEvent, Caller, Clock, Entropy, Id, Listed, Network, Networks, Page, PasswordPolicy,
+        Scope, Timestamp,
         audit::{Position, RecordedEvent},
     },
     store::{Store, audit_events},
@@ -70,6 +71,10 @@ pub struct Settings {
     pub password_policy: PasswordPolicy,
     /// Proxies whose word is taken for where a client is.
     pub trusted_proxies: Vec<Network>,
+    /// From where the desk answers at all.
+    pub allow_from: Networks,
+    /// From where it can be administered.
+    pub admin_allow_from: Networks,
 }
 
 impl Settings {
@@ -129,13 +134,17 @@ impl App {
         &self.settings
     }
 
-    /// Refuses, and writes down the refusal, unless the caller's credential carries `scope`.
+    /// Refuses, and writes down the refusal, unless the caller's credential carries `scope` and may use it where it is.
     async fn authorise(&self, caller: &Caller, scope: Scope, event: &AuditEvent) -> Result<(), Error> {
-        if caller.may(scope) {
+        let error = if !self.may_use_here(caller, scope) {
+            Error::Elsewhere
+        } else if !caller.may(scope) {
+            Error::InsufficientScope(scope)
+        } else {
             return Ok(());
-        }
-        self.book.record(event.clone().denied("insufficient_scope")).await?;
-        Err(Error::InsufficientScope(scope))
+        };
+        self.book.record(event.clone().denied(error.code())).await?;
+        Err(error)
     }
 
     /// The same for what only reads, or has work to do before its change begins.

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use super::{App, Error, change::Change, session::not_a_principal, users::gives_role};
 use crate::{
     model::{
-        Action, Caller, GrantType, Id, Listed, Page, Principal, PrincipalKind, PrincipalName, Role, Scope,
-        ScopeSet,
+        Action, Caller, GrantType, Id, Listed, Networks, Page, Principal, PrincipalKind, PrincipalName, Role,
+        Scope, ScopeSet,
     },
     store::{
         Connection,
@@ -24,6 +24,8 @@ pub struct Patch {
     pub disabled: Option<bool>,
     /// The grant types it may use.
     pub grant_types: Option<BTreeSet<GrantType>>,
+    /// From where its credentials may be used.
+    pub networks: Option<Networks>,
 }
 
 /// Who a caller is, and what they may do.
@@ -90,15 +92,18 @@ impl App {
         patch: Patch,
         expected: Option<&[i64]>,
     ) -> Result<Principal, Error> {
-        let action = match (patch.disabled, &patch.role, &patch.grant_types) {
-            (Some(true), None, None) => Action::PrincipalDisable,
-            (Some(false), None, None) => Action::PrincipalEnable,
+        let action = match (patch.disabled, &patch.role, &patch.grant_types, &patch.networks) {
+            (Some(true), None, None, None) => Action::PrincipalDisable,
+            (Some(false), None, None, None) => Action::PrincipalEnable,
             _ => Action::PrincipalUpdate,
         };
         let allowed = patch.role.map_or(Ok(()), |role| gives_role(caller, role));
         let mut change = self.change(caller, Scope::Admin, action, object(kind, name)).await?;
         if let Err(error) = allowed {
             return change.finish(Err(error)).await;
+        }
+        if let Some(networks) = &patch.networks {
+            change.event = change.event.clone().detail(format_args!("from {networks}"));
         }
         let result = self.apply(&mut change, kind, name, patch, expected).await;
         if let Ok(changed) = &result {
@@ -140,6 +145,14 @@ impl App {
             || !after.grant_types.contains(&GrantType::Password)
         {
             keep_one_admin(change, &before).await?;
+        }
+        if let Some(networks) = patch.networks {
+            let own = change.event.principal.is_some_and(|(id, _)| id == before.id);
+            if own && !networks.cover(&change.event.source) {
+                let detail = "you would shut yourself out: your own address is not in these networks";
+                return Err(Error::Conflict(detail.to_owned()));
+            }
+            after.networks = networks;
         }
         if !principals::update(change, &after).await? {
             return Err(Error::Changed);
@@ -189,6 +202,14 @@ impl App {
         }
         .await;
         change.finish(result).await
+    }
+}
+
+/// What the book says of a new principal: its role, and from where it may come if that is not anywhere.
+pub(super) fn described(principal: &Principal) -> String {
+    match principal.networks.list() {
+        Some(_) => format!("{} from {}", principal.role, principal.networks),
+        None => principal.role.to_string(),
     }
 }
 

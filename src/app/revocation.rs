@@ -141,6 +141,9 @@ impl App {
             }
             Asker::Caller(caller) => {
                 *event = AuditEvent::by(&caller, Action::TokenIntrospect);
+                if !self.may_use_here(&caller, Scope::Admin) {
+                    return Err(Error::Elsewhere);
+                }
                 if !caller.may(Scope::Admin) {
                     return Err(Error::InsufficientScope(Scope::Admin));
                 }

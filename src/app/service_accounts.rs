@@ -7,14 +7,14 @@ use super::{
     api_keys::object as api_key_object,
     change::Change,
     grants::grant_projects,
-    principals::{object, of_kind},
+    principals::{described, object, of_kind},
     users::{gives_role, reserved, taken},
 };
 use crate::{
     crypto,
     model::{
-        Action, AuditEvent, Caller, Id, Principal, PrincipalKind, PrincipalName, ProjectName, Role, Scope,
-        ScopeSet, Timestamp, TokenDigest, TokenKind,
+        Action, AuditEvent, Caller, Id, Networks, Principal, PrincipalKind, PrincipalName, ProjectName, Role,
+        Scope, ScopeSet, Timestamp, TokenDigest, TokenKind,
     },
     secret::Secret,
     store::{
@@ -55,6 +55,7 @@ impl App {
         name: PrincipalName,
         role: Role,
         projects: &[ProjectName],
+        networks: Networks,
     ) -> Result<NewServiceAccount, Error> {
         let object = object(PrincipalKind::ServiceAccount, &name);
         self.require(caller, Scope::Admin, Action::ServiceAccountCreate, object.as_str()).await?;
@@ -64,9 +65,9 @@ impl App {
         let (client_secret, secret) = crypto::generate_token(TokenKind::ClientSecret, entropy);
         let (token, key) = crypto::generate_token(TokenKind::ApiKey, entropy);
         let first = FirstCredentials { secret, key, secret_id: self.new_id(), key_id: self.new_id() };
-        let account = self.service_account(name, role);
+        let account = Principal { networks, ..self.service_account(name, role) };
         let mut change = self.change(caller, Scope::Admin, Action::ServiceAccountCreate, object).await?;
-        change.event = change.event.clone().detail(account.role);
+        change.event = change.event.clone().detail(described(&account));
         let result = insert_account(&mut change, caller, &account, first, projects).await;
         change.finish(result).await?;
         Ok(NewServiceAccount { account, client_secret, token })
@@ -118,7 +119,7 @@ async fn insert_account(
         principal: account.name.clone(),
         label: FIRST_KEY.to_owned(),
         scope: ScopeSet::of(&[Scope::LlmKeysRead]),
-        sources: None,
+        sources: Networks::ANYWHERE,
         created_at: now,
         expires_at: None,
         revoked_at: None,

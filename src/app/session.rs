@@ -7,7 +7,12 @@
 
 use std::time::Duration;
 
-use super::{App, Error, after, book::Work, token::IssuedToken};
+use super::{
+    App, Error, after,
+    book::Work,
+    networks::{self, ELSEWHERE},
+    token::IssuedToken,
+};
 use crate::{
     crypto,
     model::{
@@ -134,6 +139,8 @@ impl App {
             Some("disabled")
         } else if !user.grant_types.contains(&GrantType::RefreshToken) {
             Some("refresh_grant_off")
+        } else if !networks::allow(user, None, &event.source) {
+            Some(ELSEWHERE)
         } else {
             None
         };

@@ -7,14 +7,14 @@ use super::{
     change::Change,
     grants::grant_projects,
     login::still_stands,
-    principals::{object, of_kind},
+    principals::{described, object, of_kind},
     session::not_a_principal,
 };
 use crate::{
     crypto::{generate_password, password},
     model::{
-        Action, AuditEvent, Caller, Principal, PrincipalKind, PrincipalName, ProjectName, Role, Scope,
-        Timestamp,
+        Action, AuditEvent, Caller, Networks, Principal, PrincipalKind, PrincipalName, ProjectName, Role,
+        Scope, Timestamp,
     },
     secret::Secret,
     store::{principals, token_families},
@@ -31,6 +31,8 @@ pub struct NewUser {
     pub password: Secret,
     /// Projects they are granted from the start.
     pub projects: Vec<ProjectName>,
+    /// From where they may come.
+    pub networks: Networks,
 }
 
 /// A password that an administrator hands to a user.
@@ -55,9 +57,12 @@ impl App {
             Err(error) => Err(error),
         };
         let hash = self.prepared(hash, caller, Action::UserCreate, &object).await?;
-        let user = Principal::new(self.new_id(), PrincipalKind::User, new.name, new.role, self.now());
+        let user = Principal {
+            networks: new.networks,
+            ..Principal::new(self.new_id(), PrincipalKind::User, new.name, new.role, self.now())
+        };
         let mut change = self.change(caller, Scope::Admin, Action::UserCreate, object).await?;
-        change.event = change.event.clone().detail(user.role);
+        change.event = change.event.clone().detail(described(&user));
         let result = insert_user(&mut change, caller, &user, hash, &new.projects).await;
         change.finish(result).await?;
         Ok(user)

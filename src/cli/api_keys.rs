@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Subcommand;
 use serde::Serialize;
 
-use super::{desk::Desk, failure::Failure, output};
+use super::{desk::Desk, failure::Failure, output, users::networks};
 use crate::{
     app::api_keys::{IssuedApiKey, NewKey},
     model::{Clock as _, Id, Network, Page, PrincipalName, ScopeSet, SystemClock, Timestamp},
@@ -29,7 +29,7 @@ pub(super) enum Command {
         #[arg(long, value_name = "SCOPES")]
         scope: Option<ScopeSet>,
         /// A network from which it may be used, such as 10.0.0.0/8; repeat for more; anywhere, if not said
-        #[arg(long = "source", value_name = "CIDR")]
+        #[arg(long = "source", visible_alias = "from", value_name = "CIDR")]
         sources: Vec<Network>,
     },
     /// List API keys, without their values
@@ -60,7 +60,7 @@ pub(super) async fn run(desk: &Desk, command: Command) -> Result<(), Failure> {
     let Desk { app, caller, out } = desk;
     match command {
         Command::Add { principal, label, expires, scope, sources } => {
-            let sources = Some(sources).filter(|sources| !sources.is_empty());
+            let sources = networks(sources)?;
             let new = NewKey { label, lifetime: expires, scope, sources };
             show(desk, &app.issue_api_key(caller, &principal, new).await?)
         }

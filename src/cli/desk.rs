@@ -44,6 +44,8 @@ pub(super) fn settings(config: &Config, issuer: String) -> Settings {
         password_enabled: config.password_enabled,
         password_policy: config.password_policy,
         trusted_proxies: config.trusted_proxies.clone(),
+        allow_from: config.allow_from.clone(),
+        admin_allow_from: config.admin_allow_from.clone(),
     }
 }
 

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     app::service_accounts::NewServiceAccount,
-    model::{PrincipalKind, PrincipalName, ProjectName, Role, Timestamp},
+    model::{Network, Networks, PrincipalKind, PrincipalName, ProjectName, Role, Timestamp},
     secret::Secret,
 };
 
@@ -38,6 +38,9 @@ pub(super) enum Command {
         /// A project whose keys it may fetch; can be repeated
         #[arg(long = "project", value_name = "PROJECT")]
         projects: Vec<ProjectName>,
+        /// A network from which it may come, such as 10.0.0.0/8; repeat for more; anywhere, if not said
+        #[arg(long = "from", value_name = "CIDR")]
+        from: Vec<Network>,
         /// Write the credentials to this new file, readable by you only, instead of showing them
         #[arg(long)]
         file: Option<PathBuf>,
@@ -53,6 +56,16 @@ pub(super) enum Command {
         /// For how long the old secret stays valid
         #[arg(long, default_value = "24h", value_name = "DURATION", value_parser = humantime::parse_duration)]
         overlap: Duration,
+    },
+    /// Say from where a service account may come: every credential of its works there only, at once
+    #[command(after_help = "Examples:
+  keydesk service-account networks ci --from 10.0.0.0/8
+  keydesk service-account networks ci --anywhere")]
+    Networks {
+        /// Its name
+        name: PrincipalName,
+        #[command(flatten)]
+        place: users::Place,
     },
     /// Shut a service account out: every credential is dead at once
     #[command(after_help = "Example:\n  keydesk service-account disable ci")]
@@ -105,13 +118,14 @@ struct Rotated<'a> {
 
 pub(super) async fn run(desk: &Desk, command: Command) -> Result<(), Failure> {
     match command {
-        Command::Add { name, role, projects, file } => {
-            add(desk, name, role, &projects, file.as_deref()).await
+        Command::Add { name, role, projects, from, file } => {
+            add(desk, name, role, &projects, users::networks(from)?, file.as_deref()).await
         }
         Command::List => users::list(desk, KIND).await,
         Command::RotateSecret { name, overlap } => {
             show_rotated(desk, &name, &desk.app.rotate_client_secret(&desk.caller, &name, overlap).await?)
         }
+        Command::Networks { name, place } => users::bind(desk, KIND, &name, place).await,
         Command::Disable { name } => users::disable(desk, KIND, &name).await,
         Command::Enable { name } => users::enable(desk, KIND, &name).await,
         Command::Delete { name } => users::delete(desk, KIND, &name).await,
@@ -123,11 +137,12 @@ async fn add(
     name: PrincipalName,
     role: Role,
     projects: &[ProjectName],
+    networks: Networks,
     path: Option<&Path>,
 ) -> Result<(), Failure> {
     // Before anything is made, so that what cannot be written is never made.
     let file = path.map(NewFile::reserve).transpose()?;
-    let new = desk.app.create_service_account(&desk.caller, name, role, projects).await?;
+    let new = desk.app.create_service_account(&desk.caller, name, role, projects, networks).await?;
     show_new(desk, &new, file)?;
     if projects.is_empty() {
         hint(format_args!(

@@ -10,8 +10,10 @@ use serde::Serialize;
 
 use super::{desk::Desk, failure::Failure, output, prompt};
 use crate::{
-    app::users::NewUser,
-    model::{Grant, Page, Principal, PrincipalKind, PrincipalName, ProjectName, Role, Timestamp},
+    app::{principals::Patch, users::NewUser},
+    model::{
+        Grant, Network, Networks, Page, Principal, PrincipalKind, PrincipalName, ProjectName, Role, Timestamp,
+    },
     store::api_keys::ApiKeyRow,
 };
 
@@ -30,6 +32,9 @@ pub(super) enum Command {
         /// A project whose keys the user may fetch; can be repeated
         #[arg(long = "project", value_name = "PROJECT")]
         projects: Vec<ProjectName>,
+        /// A network from which the user may come, such as 10.0.0.0/8; repeat for more; anywhere, if not said
+        #[arg(long = "from", value_name = "CIDR")]
+        from: Vec<Network>,
         /// Read the password from standard input
         #[arg(long)]
         password_stdin: bool,
@@ -64,6 +69,16 @@ pub(super) enum Command {
         /// The user's name
         name: PrincipalName,
     },
+    /// Say from where a user may come: every credential of theirs works there only, at once
+    #[command(after_help = "Examples:
+  keydesk user networks alice --from 10.0.0.0/8 --from 2001:db8::/32
+  keydesk user networks alice --anywhere")]
+    Networks {
+        /// The user's name
+        name: PrincipalName,
+        #[command(flatten)]
+        place: Place,
+    },
     /// Shut a user out: every credential is dead at once
     #[command(after_help = "Example:\n  keydesk user disable alice")]
     Disable {
@@ -84,14 +99,27 @@ pub(super) enum Command {
     },
 }
 
+/// From where a user or service account may come.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct Place {
+    /// A network such as 10.0.0.0/8, or an address; repeat for more
+    #[arg(long = "from", value_name = "CIDR")]
+    from: Vec<Network>,
+    /// From anywhere
+    #[arg(long)]
+    anywhere: bool,
+}
+
 const KIND: PrincipalKind = PrincipalKind::User;
 
 pub(super) async fn run(desk: &Desk, command: Command) -> Result<(), Failure> {
     let Desk { app, caller, out } = desk;
     match command {
-        Command::Add { name, role, projects, password_stdin } => {
+        Command::Add { name, role, projects, from, password_stdin } => {
+            let networks = networks(from)?;
             let password = prompt::new_password(&name, password_stdin)?;
-            let user = app.create_user(caller, NewUser { name, role, password, projects }).await?;
+            let user = app.create_user(caller, NewUser { name, role, password, projects, networks }).await?;
             out.object(&user, format_args!("user {} is made", user.name))
         }
         Command::List => list(desk, KIND).await,
@@ -106,6 +134,7 @@ pub(super) async fn run(desk: &Desk, command: Command) -> Result<(), Failure> {
             app.unlock_user(caller, &name).await?;
             out.done(format_args!("the failed logins of {name} are forgotten"))
         }
+        Command::Networks { name, place } => bind(desk, KIND, &name, place).await,
         Command::Disable { name } => disable(desk, KIND, &name).await,
         Command::Enable { name } => enable(desk, KIND, &name).await,
         Command::Delete { name } => delete(desk, KIND, &name).await,
@@ -165,9 +194,10 @@ async fn show(desk: &Desk, name: &PrincipalName) -> Result<(), Failure> {
     grants.retain(|grant| grant.principal == *name);
     let api_keys = desk.app.api_keys(&desk.caller, Some(name), &Page::all()).await?.items;
     let mut text = format!(
-        "name     {name}\nrole     {}\nstate    {}\ncreated  {} UTC\nid       {}",
+        "name     {name}\nrole     {}\nstate    {}\nfrom     {}\ncreated  {} UTC\nid       {}",
         principal.role,
         state(&principal),
+        principal.networks,
         output::minute(principal.created_at),
         principal.id
     );
@@ -179,6 +209,27 @@ async fn show(desk: &Desk, name: &PrincipalName) -> Result<(), Failure> {
         let _ = write!(text, "\napi key  {} {} {}", key.id, super::api_keys::state(key), key.label);
     }
     desk.out.object(&Shown { principal: &principal, grants: &grants, api_keys: &api_keys }, text)
+}
+
+/// Says from where a user or service account may come.
+pub(super) async fn bind(
+    desk: &Desk,
+    kind: PrincipalKind,
+    name: &PrincipalName,
+    place: Place,
+) -> Result<(), Failure> {
+    let patch = Patch { networks: Some(networks(place.from)?), ..Patch::default() };
+    let changed = desk.app.update_principal(&desk.caller, kind, name, patch, None).await?;
+    let sentence = format_args!("{} {name} may come from {}", kind.noun(), changed.networks);
+    desk.out.object(&changed, sentence)
+}
+
+/// The networks that were named; none is anywhere.
+pub(super) fn networks(named: Vec<Network>) -> Result<Networks, Failure> {
+    if named.is_empty() {
+        return Ok(Networks::ANYWHERE);
+    }
+    Networks::within(named).map_err(|error| Failure::Usage(error.to_string()))
 }
 
 /// Shuts a user or service account out.

@@ -89,6 +89,24 @@ pub const SERVER_TRUSTED_PROXIES: Key = Key {
     meaning: "proxies whose X-Forwarded-For says where a client is",
 };
 
+/// From where the desk answers at all.
+pub const SERVER_ALLOW_FROM: Key = Key {
+    name: "server.allow_from",
+    default: Default::Text("anywhere"),
+    kind: Kind::List,
+    allowed: "anywhere, or 1 to 100 addresses and networks such as 10.0.0.0/8",
+    meaning: "from where the desk answers at all, but for /health",
+};
+
+/// From where the desk can be administered.
+pub const ADMIN_ALLOW_FROM: Key = Key {
+    name: "admin.allow_from",
+    default: Default::Text("anywhere"),
+    kind: Kind::List,
+    allowed: "anywhere, or 1 to 100 addresses and networks such as 10.0.0.0/8",
+    meaning: "from where the desk can be administered and its book be read over HTTP",
+};
+
 /// The database.
 pub const DATABASE_URL: Key = Key {
     name: "database.url",
@@ -204,6 +222,8 @@ pub const KEYS: &[Key] = &[
     SERVER_PUBLIC_URL,
     SERVER_INSECURE_LISTEN,
     SERVER_TRUSTED_PROXIES,
+    SERVER_ALLOW_FROM,
+    ADMIN_ALLOW_FROM,
     DATABASE_URL,
     KEK_FILE,
     TOKEN_ALGORITHM,

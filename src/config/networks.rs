@@ -1,6 +1,6 @@
 //! Lists of networks, as an operator types them.
 
-use crate::model::Network;
+use crate::model::{Network, Networks};
 
 /// Proxies that are trusted: `none`, or a list of networks.
 pub(super) fn proxies(text: &str) -> Result<Vec<Network>, String> {
@@ -12,6 +12,15 @@ pub(super) fn proxies(text: &str) -> Result<Vec<Network>, String> {
         return Err("trusts everybody, so that anybody could say to be anywhere".to_owned());
     }
     Ok(proxies)
+}
+
+/// From where something is allowed: `anywhere`, or a list of networks.
+pub(super) fn allowed(text: &str) -> Result<Networks, String> {
+    match text.trim() {
+        "anywhere" => Ok(Networks::ANYWHERE),
+        "" => Err("is a list of nothing, which would shut everybody out".to_owned()),
+        text => Networks::within(list(text)?).map_err(|_| "has more networks than it can have".to_owned()),
+    }
 }
 
 fn list(text: &str) -> Result<Vec<Network>, String> {

@@ -70,6 +70,8 @@ fn every_key_can_be_set_in_the_file_and_in_the_environment() {
         ("server.public_url", "https://keys.example.com/desk", "'https://keys.example.com/desk'"),
         ("server.insecure_listen", "true", "true"),
         ("server.trusted_proxies", "127.0.0.1, 10.0.0.0/8", "['127.0.0.1', '10.0.0.0/8']"),
+        ("server.allow_from", "10.0.0.0/8", "'10.0.0.0/8'"),
+        ("admin.allow_from", "10.0.0.0/8, ::1", "['10.0.0.0/8', '::1']"),
         ("database.url", "sqlite:///var/k.db", "'sqlite:///var/k.db'"),
         ("kek.file", "/run/kek", "'/run/kek'"),
         ("token.algorithm", "ES256", "'ES256'"),
@@ -340,6 +342,14 @@ fn a_list_of_networks_is_read_in_any_form_and_its_mistakes_are_named() {
         let message = refused("", &[(&key.variable(), text)]);
         assert!(message.starts_with(&format!("{place} {what}")) && !message.contains("CANARY"), "{message}");
     }
+    let allowed = |file: &str| load_with(file, &[]).unwrap().allow_from.to_string();
+    assert_eq!(allowed(""), "anywhere");
+    assert_eq!(allowed("server.allow_from = 'anywhere'"), "anywhere");
+    assert_eq!(allowed("server.allow_from = ['10.1.2.3/8', '::1']"), "10.0.0.0/8, ::1/128");
+    let message = refused("admin.allow_from = []", &[]);
+    assert!(
+        message.starts_with("k.toml: admin.allow_from is a list of nothing, which would shut everybody out")
+    );
     let message = refused("server.trusted_proxies = [1]", &[]);
     assert!(message.contains("must be an array of strings, each in quotes"), "{message}");
 }

@@ -98,7 +98,7 @@ macro_rules! answers {
 
 answers! {
     /// Who am I?
-    Knowing = [400, 401, 500, 503];
+    Knowing = [400, 401, 403, 500, 503];
     /// A list.
     Listing = [400, 401, 403, 500, 503];
     /// One thing, a list of what belongs to it, or its deletion where nothing can stand against it.

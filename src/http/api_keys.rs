@@ -7,11 +7,11 @@ use serde::Deserialize;
 
 use super::{
     payload::{JsonBody, list},
-    schema::{Word, present},
+    schema::{NetworkList, Word, office, present},
 };
 use crate::{
     app::api_keys::{IssuedApiKey, NewKey},
-    model::{Network, ScopeSet},
+    model::{Networks, ScopeSet},
 };
 
 /// An API key to be made.
@@ -33,8 +33,8 @@ pub(super) struct NewApiKey {
     scope: Option<Word<ScopeSet>>,
     /// Addresses and networks from which it may be used; anywhere when absent.
     #[serde(default, deserialize_with = "present")]
-    #[oai(skip_serializing_if_is_none, validator(min_items = 1, max_items = 100))]
-    sources: Option<Vec<Word<Network>>>,
+    #[oai(skip_serializing_if_is_none)]
+    sources: Option<NetworkList<false>>,
 }
 
 impl Example for NewApiKey {
@@ -43,7 +43,7 @@ impl Example for NewApiKey {
             label: Some("laptop".to_owned()),
             expires_in: Some(7_776_000),
             scope: "llm-keys:read".parse().ok().map(Word),
-            sources: "127.0.0.0/8".parse().ok().map(|network| vec![Word(network)]),
+            sources: office(),
         }
     }
 }
@@ -54,7 +54,7 @@ impl From<NewApiKey> for NewKey {
             label: new.label.unwrap_or_default(),
             lifetime: new.expires_in.map(|seconds| Duration::from_secs(u64::from(seconds))),
             scope: new.scope.map(|scope| scope.0),
-            sources: new.sources.map(|sources| sources.into_iter().map(|source| source.0).collect()),
+            sources: new.sources.map_or(Networks::ANYWHERE, |sources| sources.0),
         }
     }
 }

@@ -53,7 +53,7 @@ impl poem_openapi::types::Example for Problem {
 #[oai(example)]
 struct OAuthProblem {
     /// `invalid_request`, `invalid_client`, `invalid_grant`, `unauthorized_client`, `unsupported_grant_type`,
-    /// `invalid_scope`, or `temporarily_unavailable`.
+    /// `invalid_scope`, `access_denied`, or `temporarily_unavailable`.
     error: String,
     /// The same for a person.
     error_description: String,
@@ -124,6 +124,12 @@ pub(super) fn oauth_problem(error: app::Error) -> poem::Error {
     travel(error, Form::OAuth)
 }
 
+/// An error that is found before a request reaches its route.
+pub(super) fn in_form_of(path: &str, error: app::Error) -> poem::Error {
+    let is_oauth = matches!(path, "/token" | "/revoke" | "/introspect");
+    travel(error, if is_oauth { Form::OAuth } else { Form::Problem })
+}
+
 fn travel(error: app::Error, form: Form) -> poem::Error {
     let status = status(&error);
     poem::Error::new(Travelling { error, form }, status)
@@ -138,7 +144,7 @@ fn status(error: &app::Error) -> StatusCode {
     use app::Error as E;
     match error {
         E::CredentialMissing | E::CredentialInvalid | E::InvalidClient => StatusCode::UNAUTHORIZED,
-        E::InsufficientScope(_) | E::Forbidden(_) => StatusCode::FORBIDDEN,
+        E::InsufficientScope(_) | E::Forbidden(_) | E::Elsewhere => StatusCode::FORBIDDEN,
         E::NotFound(_) => StatusCode::NOT_FOUND,
         E::Conflict(_) => StatusCode::CONFLICT,
         E::Changed => StatusCode::PRECONDITION_FAILED,
@@ -221,6 +227,7 @@ fn oauth_response(status: StatusCode, error: &app::Error) -> Response {
             "temporarily_unavailable"
         }
         app::Error::Internal(_) | app::Error::Refused(_) => "server_error",
+        app::Error::Elsewhere => "access_denied",
         other => other.code(),
     };
     let body = serde_json::json!({ "error": code, "error_description": printable(&error.to_string()) });
@@ -292,7 +299,7 @@ fn description(status: u16) -> &'static str {
     match status {
         400 => "The request breaks a rule; the body says which.",
         401 => "No credential, or one that is not valid.",
-        403 => "The credential lacks the scope, or there is no grant.",
+        403 => "The credential lacks the scope, there is no grant, or it is not allowed from your network.",
         404 => "There is no such thing, as far as you may know.",
         409 => "The state of things does not allow it; the body says why.",
         412 => "It has changed since you read it.",

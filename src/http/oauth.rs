@@ -121,7 +121,7 @@ enum Introspected {
 
 struct RevocationRefusals;
 impl Answers for RevocationRefusals {
-    const STATUSES: &'static [u16] = &[400, 401, 429, 500, 503];
+    const STATUSES: &'static [u16] = &[400, 401, 403, 429, 500, 503];
 }
 
 struct IntrospectionRefusals;

@@ -15,7 +15,7 @@ use poem::{
     http::{HeaderMap, HeaderName},
 };
 
-use super::{edge::origin, error::problem};
+use super::{edge::origin, error::in_form_of};
 use crate::{
     app::{App, Error, Settings},
     model::Action,
@@ -42,11 +42,15 @@ impl Client {
         Self { address: found.unwrap_or(peer), located: found.is_some() }
     }
 
-    /// Refuses a request that is from nobody knows where.
+    /// Refuses a request that is from nobody knows where, or from where none is answered.
     pub(super) async fn check(self, app: &App, request: &Request) -> Result<(), poem::Error> {
+        let path = request.uri().path();
         // Health is for everybody: who asks is a supervisor, and there is nothing to get.
-        if self.located || matches!(request.uri().path(), "/health" | "/health/ready") {
+        if matches!(path, "/health" | "/health/ready") {
             return Ok(());
+        }
+        if self.located {
+            return app.let_in(&origin(request)).await.map_err(|error| in_form_of(path, error));
         }
         let error = Error::Invalid(
             "the proxy in front of the desk sends an X-Forwarded-For that cannot be read; nothing was done"
@@ -56,7 +60,7 @@ impl Client {
             proxy = %self.address,
             "a trusted proxy sent an X-Forwarded-For that is no list of addresses, and was refused"
         );
-        Err(problem(app.refuse(Action::RequestLocate, &origin(request), error).await))
+        Err(in_form_of(path, app.refuse(Action::RequestAdmit, &origin(request), error).await))
     }
 }
 

@@ -12,7 +12,10 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::Value;
 
 use crate::{
-    model::{GrantType, Network, PrincipalName, ProjectName, Provider, Role, Scope, ScopeSet, Timestamp},
+    model::{
+        GrantType, Network, Networks, PrincipalName, ProjectName, Provider, Role, Scope, ScopeSet, Timestamp,
+        network::MOST_NETWORKS,
+    },
     secret::Secret,
 };
 
@@ -61,8 +64,14 @@ described! {
         pattern(&format!("^({names})( ({names}))*$"))
     };
     // An address, or an address and a prefix length.
-    Network, "source" => pattern("^[0-9A-Fa-f.:]{2,45}(/[0-9]{1,3})?$");
+    Network, "network" => pattern("^[0-9A-Fa-f.:]{2,45}(/[0-9]{1,3})?$");
     Timestamp, "moment" => MetaSchema::new_with_format("string", "date-time");
+}
+
+/// A list of networks for examples: this machine, so that what is tried with it goes on working.
+pub(super) fn office<const NULLABLE: bool>() -> Option<NetworkList<NULLABLE>> {
+    let networks = Networks::within(vec!["127.0.0.0/8".parse().ok()?]).ok()?;
+    Some(NetworkList(networks))
 }
 
 /// A value that may be left out, but not be `null`.
@@ -128,6 +137,63 @@ impl<T: Described> ParseFromParameter for Word<T> {
 }
 
 impl<T: Described> ParseFromJSON for Word<T> {
+    fn parse_from_json(_: Option<Value>) -> ParseResult<Self> {
+        Err(ParseError::custom("bodies are read by serde"))
+    }
+}
+
+/// A list of networks in a body; where it is `NULLABLE`, `null` is anywhere.
+#[derive(Clone, Debug)]
+pub(super) struct NetworkList<const NULLABLE: bool>(pub(super) Networks);
+
+impl<'de, const NULLABLE: bool> Deserialize<'de> for NetworkList<NULLABLE> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let networks = if NULLABLE {
+            Option::<Vec<Word<Network>>>::deserialize(deserializer)?
+        } else {
+            Some(Vec::deserialize(deserializer)?)
+        };
+        let Some(networks) = networks else { return Ok(Self(Networks::ANYWHERE)) };
+        let within = Networks::within(networks.into_iter().map(|network| network.0).collect());
+        within.map(Self).map_err(|error| D::Error::custom(format_args!("{OURS}{error}")))
+    }
+}
+
+impl<const NULLABLE: bool> Type for NetworkList<NULLABLE> {
+    const IS_REQUIRED: bool = true;
+    type RawValueType = Self;
+    type RawElementValueType = Self;
+
+    fn name() -> Cow<'static, str> {
+        "networks".into()
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        MetaSchemaRef::Inline(Box::new(MetaSchema {
+            items: Some(Box::new(Word::<Network>::schema_ref())),
+            min_items: Some(1),
+            max_items: Some(MOST_NETWORKS),
+            nullable: NULLABLE,
+            ..MetaSchema::new("array")
+        }))
+    }
+
+    fn as_raw_value(&self) -> Option<&Self> {
+        Some(self)
+    }
+
+    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
+        Box::new(std::iter::once(self))
+    }
+}
+
+impl<const NULLABLE: bool> ToJSON for NetworkList<NULLABLE> {
+    fn to_json(&self) -> Option<Value> {
+        serde_json::to_value(&self.0).ok()
+    }
+}
+
+impl<const NULLABLE: bool> ParseFromJSON for NetworkList<NULLABLE> {
     fn parse_from_json(_: Option<Value>) -> ParseResult<Self> {
         Err(ParseError::custom("bodies are read by serde"))
     }

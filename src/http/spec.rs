@@ -51,10 +51,11 @@ fn close_bodies(document: &mut Value) {
     }
 }
 
-/// What may be null is never left out.
+/// What may be null is never left out, but for patches, where leaving out is leaving as it is.
 fn require_nullable(document: &mut Value) {
     let schemas = document["components"]["schemas"].as_object_mut();
-    for schema in schemas.into_iter().flat_map(serde_json::Map::values_mut) {
+    let schemas = schemas.into_iter().flatten().filter(|(name, _)| !name.ends_with("Patch"));
+    for (_, schema) in schemas {
         let properties = schema["properties"].as_object().into_iter().flatten();
         let nullable = properties.filter(|(_, property)| property["nullable"] == true);
         let nullable: Vec<_> = nullable.map(|(name, _)| json!(name)).collect();

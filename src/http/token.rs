@@ -100,7 +100,7 @@ enum TokenAnswer {
 
 struct Refusals;
 impl Answers for Refusals {
-    const STATUSES: &'static [u16] = &[400, 401, 429, 500, 503];
+    const STATUSES: &'static [u16] = &[400, 401, 403, 429, 500, 503];
 }
 
 /// The token endpoint.

@@ -22,8 +22,8 @@ pub enum Action {
     ServerStop,
     /// After a failure, the book was tried, and could be written again.
     BookProbe,
-    /// It was to be found out where a request comes from.
-    RequestLocate,
+    /// A request came from where none is answered, or from nobody knows where.
+    RequestAdmit,
     /// An access token was asked for.
     TokenIssue,
     /// A refresh token was exchanged for its successor.
@@ -96,7 +96,7 @@ impl Action {
             Self::ServerStart => "server.start",
             Self::ServerStop => "server.stop",
             Self::BookProbe => "book.probe",
-            Self::RequestLocate => "request.locate",
+            Self::RequestAdmit => "request.admit",
             Self::TokenIssue => "token.issue",
             Self::TokenRefresh => "token.refresh",
             Self::RefreshTokenReuse => "refresh_token.reuse",

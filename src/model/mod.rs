@@ -27,7 +27,7 @@ pub use entropy::Entropy;
 pub use grant::{Grant, Project};
 pub use id::Id;
 pub use name::{NameError, PrincipalName, ProjectName};
-pub use network::Network;
+pub use network::{Network, Networks};
 pub use page::{Listed, Page};
 pub use password::PasswordPolicy;
 pub use principal::{GrantType, Principal, PrincipalKind, Role};

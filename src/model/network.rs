@@ -49,6 +49,53 @@ impl FromStr for Network {
     }
 }
 
+/// From where something may be used: from anywhere, or from within some networks. "From nowhere" cannot be said; that is
+/// what shutting out and revoking are for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(transparent)]
+pub struct Networks(Option<Vec<Network>>);
+
+/// So many networks are a mistake.
+pub const MOST_NETWORKS: usize = 100;
+
+/// Not a number of networks that anything can be bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("name from 1 to {MOST_NETWORKS} networks; to allow it from anywhere, name no list at all")]
+pub struct NetworksError;
+
+impl Networks {
+    /// Everywhere.
+    pub const ANYWHERE: Self = Self(None);
+
+    /// Within `networks` only.
+    pub fn within(networks: Vec<Network>) -> Result<Self, NetworksError> {
+        if (1..=MOST_NETWORKS).contains(&networks.len()) {
+            Ok(Self(Some(networks)))
+        } else {
+            Err(NetworksError)
+        }
+    }
+
+    /// Whether `source`, an address as text, is among them.
+    pub fn cover(&self, source: &str) -> bool {
+        self.0.as_ref().is_none_or(|some| some.iter().any(|network| network.contains(source)))
+    }
+
+    /// The networks, unless it is anywhere.
+    pub fn list(&self) -> Option<&[Network]> {
+        self.0.as_deref()
+    }
+}
+
+/// `anywhere`, or the networks.
+impl fmt::Display for Networks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(networks) = &self.0 else { return f.write_str("anywhere") };
+        let texts: Vec<_> = networks.iter().map(Network::to_string).collect();
+        f.write_str(&texts.join(", "))
+    }
+}
+
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -89,6 +136,20 @@ mod tests {
         assert_eq!(network("::ffff:192.0.2.1").to_string(), "192.0.2.1/32");
         assert!(network("::/0").is_everything() && network("0.0.0.0/0").is_everything());
         assert!(!network("::/1").is_everything());
+    }
+
+    #[test]
+    fn no_networks_at_all_cannot_be_said() {
+        assert_eq!(Networks::within(vec![]), Err(NetworksError));
+        assert_eq!(Networks::within(vec![network("::1"); MOST_NETWORKS + 1]), Err(NetworksError));
+        let some = Networks::within(vec![network("192.0.2.0/24"), network("::1")]).unwrap();
+        assert_eq!(some.to_string(), "192.0.2.0/24, ::1/128");
+        assert!(some.cover("192.0.2.1") && some.cover("::1") && !some.cover("::2") && !some.cover("local"));
+        assert!(Networks::ANYWHERE.cover("local"));
+        assert_eq!(
+            serde_json::to_string(&[&some, &Networks::ANYWHERE]).unwrap(),
+            "[[\"192.0.2.0/24\",\"::1/128\"],null]"
+        );
     }
 
     #[test]

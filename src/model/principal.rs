@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
-use super::{Id, PrincipalName, Scope, ScopeSet, Timestamp};
+use super::{Id, Networks, PrincipalName, Scope, ScopeSet, Timestamp};
 
 /// Person or machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -163,6 +163,8 @@ pub struct Principal {
     pub role: Role,
     /// The grant types it may use at the token endpoint.
     pub grant_types: BTreeSet<GrantType>,
+    /// From where its credentials may be used.
+    pub networks: Networks,
     /// Since when it is shut out; `None` while enabled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disabled_at: Option<Timestamp>,
@@ -181,6 +183,7 @@ impl Principal {
             name,
             role,
             grant_types: kind.grant_types(),
+            networks: Networks::ANYWHERE,
             disabled_at: None,
             created_at,
             version: 1,

@@ -2,10 +2,10 @@
 
 use super::{
     Connection, StoreError, Tx,
-    db::{Row, inconsistent, must_hit, sql},
+    db::{Row, must_hit, sql},
     principals,
 };
-use crate::model::{Id, Network, Principal, PrincipalName, Scope, ScopeSet, Timestamp, TokenDigest};
+use crate::model::{Id, Networks, Principal, PrincipalName, Scope, ScopeSet, Timestamp, TokenDigest};
 
 /// An API key as it may be shown: everything but the key.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -19,8 +19,8 @@ pub struct ApiKeyRow {
     /// What it may do at most.
     #[serde(serialize_with = "crate::model::scope::as_text")]
     pub scope: ScopeSet,
-    /// From which networks it may be used; `None` is from anywhere.
-    pub sources: Option<Vec<Network>>,
+    /// From where it may be used.
+    pub sources: Networks,
     /// When it was made.
     pub created_at: Timestamp,
     /// From when it is void.
@@ -39,7 +39,7 @@ impl ApiKeyRow {
             principal,
             label,
             scope: ScopeSet::of(&[Scope::LlmKeysRead]),
-            sources: None,
+            sources: Networks::ANYWHERE,
             created_at,
             expires_at: None,
             revoked_at: None,
@@ -79,19 +79,12 @@ fn read_row(row: &Row<'_>, principal: &str) -> Result<ApiKeyRow, StoreError> {
         principal: row.parsed(principal)?,
         label: row.text("label")?,
         scope: row.parsed("scope")?,
-        sources: sources(row)?,
+        sources: row.networks("sources")?,
         created_at: row.time("created_at")?,
         expires_at: row.maybe_time("expires_at")?,
         revoked_at: row.maybe_time("revoked_at")?,
         last_used_at: row.maybe_time("last_used_at")?,
     })
-}
-
-fn sources(row: &Row<'_>) -> Result<Option<Vec<Network>>, StoreError> {
-    let Some(text) = row.maybe_text("sources")? else { return Ok(None) };
-    let networks: Vec<String> = serde_json::from_str(&text).map_err(|_| inconsistent("sources"))?;
-    let parsed: Result<_, _> = networks.iter().map(|network| network.parse()).collect();
-    parsed.map(Some).map_err(|_| inconsistent("sources"))
 }
 
 /// Keys, all or those of one principal, oldest first.
@@ -124,7 +117,6 @@ pub async fn insert(
     digest: TokenDigest,
     imported: bool,
 ) -> Result<(), StoreError> {
-    let sources = key.sources.as_ref().map(serde_json::to_string).transpose();
     let statement =
         sql("insert into api_keys (id, principal_id, label, digest, imported, scope, sources, created_at, \
                          expires_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9)")
@@ -134,7 +126,7 @@ pub async fn insert(
         .bind(digest)
         .bind(imported)
         .bind(key.scope.to_string())
-        .bind(sources.map_err(|_| inconsistent("sources"))?)
+        .bind(&key.sources)
         .bind(key.created_at)
         .bind(key.expires_at);
     tx.execute(statement).await.map(drop)

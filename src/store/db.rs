@@ -15,17 +15,18 @@ use sqlx::{
     },
 };
 
-use crate::model::{Id, Mac, Timestamp, TokenDigest};
+use crate::model::{Id, Mac, Networks, Timestamp, TokenDigest};
 
 /// How long a request waits for a connection, and then for another process's lock, before it is told to come back. Both
 /// together are less than the five seconds after which clients give up.
 const WAIT: Duration = Duration::from_secs(2);
 const READERS: u32 = 4;
 
-const MIGRATIONS: [(i64, &str, &str); 3] = [
+const MIGRATIONS: [(i64, &str, &str); 4] = [
     (1, "init", include_str!("../../migrations/sqlite/0001_init.sql")),
     (2, "tokens", include_str!("../../migrations/sqlite/0002_tokens.sql")),
     (3, "chain", include_str!("../../migrations/sqlite/0003_chain.sql")),
+    (4, "networks", include_str!("../../migrations/sqlite/0004_networks.sql")),
 ];
 
 /// What can go wrong in the database.
@@ -283,6 +284,13 @@ into_value! {
     [u8; 32] => |value| Bytes(value.to_vec());
 }
 
+impl From<&Networks> for Value {
+    fn from(networks: &Networks) -> Self {
+        // An array of texts: it cannot fail.
+        Self::Text(networks.list().and_then(|list| serde_json::to_string(list).ok()))
+    }
+}
+
 impl Connection {
     fn sqlite(&mut self) -> &mut SqliteConnection {
         match &mut self.0 {
@@ -368,6 +376,14 @@ impl Row<'_> {
     pub(super) fn maybe_mac(&self, column: &str) -> Result<Option<Mac>, StoreError> {
         let bytes = self.get::<Option<Vec<u8>>>(column)?;
         bytes.map(|bytes| bytes.try_into().map(Mac)).transpose().map_err(|_| inconsistent(column))
+    }
+
+    /// Networks as a JSON array; null is anywhere.
+    pub(super) fn networks(&self, column: &str) -> Result<Networks, StoreError> {
+        let Some(text) = self.maybe_text(column)? else { return Ok(Networks::ANYWHERE) };
+        let texts: Vec<String> = serde_json::from_str(&text).map_err(|_| inconsistent(column))?;
+        let networks: Result<Vec<_>, _> = texts.iter().map(|text| text.parse()).collect();
+        networks.ok().and_then(|list| Networks::within(list).ok()).ok_or_else(|| inconsistent(column))
     }
 
     /// A text that is one of our words or names.

@@ -25,6 +25,7 @@ pub(super) fn read(row: &Row<'_>) -> Result<Principal, StoreError> {
         name: row.parsed("name")?,
         role: row.parsed("role")?,
         grant_types: grant_types(row)?,
+        networks: row.networks("networks")?,
         disabled_at: row.maybe_time("disabled_at")?,
         created_at: row.time("created_at")?,
         version: row.int("version")?,
@@ -90,13 +91,14 @@ pub async fn insert(
     principal: &Principal,
     password_hash: Option<String>,
 ) -> Result<(), StoreError> {
-    let statement = sql("insert into principals (id, kind, name, role, password_hash, created_at) \
-                         values ($1, $2, $3, $4, $5, $6)")
+    let statement = sql("insert into principals (id, kind, name, role, password_hash, networks, \
+                         created_at) values ($1, $2, $3, $4, $5, $6, $7)")
     .bind(principal.id)
     .bind(principal.kind.as_str())
     .bind(principal.name.as_str())
     .bind(principal.role.as_str())
     .bind(password_hash)
+    .bind(&principal.networks)
     .bind(principal.created_at);
     tx.execute(statement).await.map(drop)
 }
@@ -125,11 +127,12 @@ pub async fn update(tx: &mut Tx, changed: &Principal) -> Result<bool, StoreError
     let usual = changed.kind.grant_types() == changed.grant_types;
     let grant_types = (!usual).then(|| serde_json::to_string(&changed.grant_types)).transpose();
     let statement =
-        sql("update principals set role = $1, disabled_at = $2, grant_types = $3, version = version + 1 \
-                         where id = $4 and version = $5")
+        sql("update principals set role = $1, disabled_at = $2, grant_types = $3, networks = $4, \
+                         version = version + 1 where id = $5 and version = $6")
         .bind(changed.role.as_str())
         .bind(changed.disabled_at)
         .bind(grant_types.map_err(|_| inconsistent("grant_types"))?)
+        .bind(&changed.networks)
         .bind(changed.id)
         .bind(changed.version);
     Ok(tx.execute(statement).await? == 1)

@@ -12,7 +12,8 @@ use keydesk::{
     app::{App, Settings, Surroundings, desk::Location, service_accounts::NewServiceAccount, users::NewUser},
     crypto::jwt::Algorithm,
     model::{
-        Caller, Clock, Entropy, Page, PasswordPolicy, ProjectName, Role, Timestamp, audit::RecordedEvent,
+        Caller, Clock, Entropy, Networks, Page, PasswordPolicy, ProjectName, Role, Timestamp,
+        audit::RecordedEvent,
     },
     secret::Secret,
     store::audit_events::Filter,
@@ -76,6 +77,8 @@ pub(crate) fn settings(issuer: &str) -> Settings {
         password_enabled: true,
         password_policy: PasswordPolicy { min_length: 15 },
         trusted_proxies: Vec::new(),
+        allow_from: Networks::ANYWHERE,
+        admin_allow_from: Networks::ANYWHERE,
     }
 }
 
@@ -136,14 +139,26 @@ impl Desk {
 
     pub(crate) async fn add_user(&self, name: &str, role: Role, projects: &[&str]) {
         let projects = projects.iter().map(|name| name.parse().unwrap()).collect();
-        let new = NewUser { name: name.parse().unwrap(), role, password: Secret::new(PASSWORD), projects };
+        let new = NewUser {
+            name: name.parse().unwrap(),
+            role,
+            password: Secret::new(PASSWORD),
+            projects,
+            networks: Networks::ANYWHERE,
+        };
         self.app.create_user(&operator(), new).await.unwrap();
     }
 
     pub(crate) async fn add_account(&self, name: &str, projects: &[&str]) -> NewServiceAccount {
         let projects: Vec<ProjectName> = projects.iter().map(|name| name.parse().unwrap()).collect();
         self.app
-            .create_service_account(&operator(), name.parse().unwrap(), Role::Member, &projects)
+            .create_service_account(
+                &operator(),
+                name.parse().unwrap(),
+                Role::Member,
+                &projects,
+                Networks::ANYWHERE,
+            )
             .await
             .unwrap()
     }

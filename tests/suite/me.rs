@@ -139,7 +139,7 @@ async fn a_key_ends_on_time_and_works_only_from_its_sources() {
     };
     let elsewhere = make(json!({"sources": ["192.0.2.0/24"]})).await;
     let short = make(json!({"expires_in": 60})).await;
-    assert_eq!((elsewhere.get("/me").await.0, short.get("/me").await.0), (401, 200));
+    assert_eq!((elsewhere.get("/me").await.0, short.get("/me").await.0), (403, 200));
     desk.clock.advance(Duration::from_mins(1));
     assert_eq!(short.get("/me").await.0, 401);
 }

@@ -10,7 +10,7 @@ use crate::{
     http::{
         answer::{Versioned, etag},
         payload::{JsonBody, list},
-        schema::{Word, present},
+        schema::{NetworkList, Word, office, present},
     },
     model::{GrantType, ProjectName, Role},
 };
@@ -29,6 +29,9 @@ pub(super) struct Principal {
     role: String,
     /// The grant types it may use at the token endpoint.
     grant_types: Vec<String>,
+    /// From which networks its credentials may be used; null is anywhere.
+    #[oai(nullable)]
+    networks: Option<Vec<String>>,
     /// Since when it is shut out; absent while it is not.
     #[oai(skip_serializing_if_is_none)]
     disabled_at: Option<String>,
@@ -46,6 +49,7 @@ impl Example for Principal {
             name: "alice".to_owned(),
             role: "member".to_owned(),
             grant_types: vec!["password".to_owned(), "refresh_token".to_owned()],
+            networks: None,
             disabled_at: None,
             created_at: "2026-01-31T12:00:00.000000Z".to_owned(),
             version: 1,
@@ -75,11 +79,15 @@ pub(super) struct PrincipalPatch {
     #[serde(default, deserialize_with = "present")]
     #[oai(skip_serializing_if_is_none)]
     grant_types: Option<Vec<Word<GrantType>>>,
+    /// Addresses and networks from which its credentials may be used; `null` is anywhere. In force at once.
+    #[serde(default, deserialize_with = "present")]
+    #[oai(skip_serializing_if_is_none)]
+    networks: Option<NetworkList<true>>,
 }
 
 impl Example for PrincipalPatch {
     fn example() -> Self {
-        Self { role: Some(Word(Role::Auditor)), disabled: None, grant_types: None }
+        Self { role: Some(Word(Role::Auditor)), disabled: None, grant_types: None, networks: office() }
     }
 }
 
@@ -91,6 +99,7 @@ impl From<PrincipalPatch> for Patch {
             role: patch.role.map(|role| role.0),
             disabled: patch.disabled,
             grant_types: patch.grant_types.map(grant_types),
+            networks: patch.networks.map(|networks| networks.0),
         }
     }
 }

@@ -21,9 +21,9 @@ use crate::{
         json::Json,
         payload::JsonBody,
         query,
-        schema::{Word, present},
+        schema::{NetworkList, Word, office, present},
     },
-    model::{Action, PrincipalKind, PrincipalName, ProjectName, Role, Scope},
+    model::{Action, Networks, PrincipalKind, PrincipalName, ProjectName, Role, Scope},
     secret::Secret,
 };
 
@@ -46,6 +46,10 @@ struct AccountToMake {
     #[serde(default, deserialize_with = "present")]
     #[oai(skip_serializing_if_is_none)]
     projects: Option<Vec<Word<ProjectName>>>,
+    /// Addresses and networks from which it may come; anywhere when absent.
+    #[serde(default, deserialize_with = "present")]
+    #[oai(skip_serializing_if_is_none)]
+    networks: Option<NetworkList<false>>,
 }
 
 impl Example for AccountToMake {
@@ -56,6 +60,7 @@ impl Example for AccountToMake {
             name: Word(name),
             role: Some(Word(Role::Member)),
             projects: Some(vec![Word(ProjectName::default_project())]),
+            networks: office(),
         }
     }
 }
@@ -160,9 +165,12 @@ impl ServiceAccountsApi {
         request: &Request,
         body: Json<AccountToMake>,
     ) -> Result<Created<MadeServiceAccount>, ApiError<MakingWith>> {
-        let AccountToMake { name, role, projects: granted } = body.0;
+        let AccountToMake { name, role, projects: granted, networks } = body.0;
+        let networks = networks.map_or(Networks::ANYWHERE, |networks| networks.0);
         let role = role.map_or(Role::Member, |role| role.0);
-        let new = app(request).create_service_account(&caller.0, name.0, role, &projects(granted)).await?;
+        let new = app(request)
+            .create_service_account(&caller.0, name.0, role, &projects(granted), networks)
+            .await?;
         Ok(Created::Made(made(&new), format!("/admin/service-accounts/{}", new.account.name)))
     }
 
@@ -185,7 +193,7 @@ impl ServiceAccountsApi {
 
     /// Change a service account
     ///
-    /// The role, whether it is shut out, the grant types.
+    /// The role, whether it is shut out, the grant types, from where it may come.
     #[oai(path = "/admin/service-accounts/:name", method = "patch", operation_id = "updateServiceAccount")]
     async fn update(
         &self,

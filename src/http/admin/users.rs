@@ -21,9 +21,9 @@ use crate::{
         json::Json,
         payload::JsonBody,
         query,
-        schema::{Word, present},
+        schema::{NetworkList, Word, office, present},
     },
-    model::{Action, PrincipalKind, PrincipalName, ProjectName, Role, Scope},
+    model::{Action, Networks, PrincipalKind, PrincipalName, ProjectName, Role, Scope},
     secret::Secret,
 };
 
@@ -46,6 +46,10 @@ struct UserToMake {
     #[serde(default, deserialize_with = "present")]
     #[oai(skip_serializing_if_is_none)]
     projects: Option<Vec<Word<ProjectName>>>,
+    /// Addresses and networks from which they may come; anywhere when absent.
+    #[serde(default, deserialize_with = "present")]
+    #[oai(skip_serializing_if_is_none)]
+    networks: Option<NetworkList<false>>,
 }
 
 impl Example for UserToMake {
@@ -57,6 +61,7 @@ impl Example for UserToMake {
             password: Secret::new("EXAMPLE password"),
             role: Some(Word(Role::Member)),
             projects: Some(vec![Word(ProjectName::default_project())]),
+            networks: office(),
         }
     }
 }
@@ -130,9 +135,10 @@ impl UsersApi {
         request: &Request,
         body: Json<UserToMake>,
     ) -> Result<Created<Principal>, ApiError<MakingWith>> {
-        let UserToMake { name, password, role, projects: granted } = body.0;
+        let UserToMake { name, password, role, projects: granted, networks } = body.0;
+        let networks = networks.map_or(Networks::ANYWHERE, |networks| networks.0);
         let role = role.map_or(Role::Member, |role| role.0);
-        let new = NewUser { name: name.0, role, password, projects: projects(granted) };
+        let new = NewUser { name: name.0, role, password, projects: projects(granted), networks };
         let user = app(request).create_user(&caller.0, new).await?;
         Ok(Created::Made(JsonBody::of(&user), format!("/admin/users/{}", user.name)))
     }
@@ -156,7 +162,7 @@ impl UsersApi {
 
     /// Change a user
     ///
-    /// The role, whether they are shut out, the grant types. The last enabled admin stays one.
+    /// The role, whether they are shut out, the grant types, from where they may come. The last enabled admin stays one.
     #[oai(path = "/admin/users/:username", method = "patch", operation_id = "updateUser")]
     async fn update(
         &self,

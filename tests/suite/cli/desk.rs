@@ -268,3 +268,32 @@ fn a_reader_who_has_seen_enough_is_no_failure() {
         "{line}"
     );
 }
+
+#[test]
+fn principals_are_bound_to_networks() {
+    let place = Place::with_desk();
+    let add = ["user", "add", "alice", "--from", "192.0.2.0/24", "--from", "2001:db8::1", "--password-stdin"];
+    place.must_with(&add, "correct horse battery staple");
+    let networks = |name: &str| place.json(&["user", "show", name])["networks"].clone();
+    assert_eq!(networks("alice"), json!(["192.0.2.0/24", "2001:db8::1/128"]));
+    assert_eq!(networks("admin"), json!(null));
+    assert!(place.must(&["user", "show", "alice"]).contains("from     192.0.2.0/24, 2001:db8::1/128\n"));
+    assert!(place.must(&["user", "show", "admin"]).contains("from     anywhere\n"));
+    let said = place.must(&["user", "networks", "alice", "--from", "10.0.0.0/8"]);
+    assert_eq!(said, "user alice may come from 10.0.0.0/8\n");
+    assert_eq!(place.json(&["user", "networks", "alice", "--anywhere"])["networks"], json!(null));
+    place.must(&["service-account", "add", "ci", "--from", "10.0.0.1"]);
+    assert_eq!(place.json(&["service-account", "list"])[0]["networks"], json!(["10.0.0.1/32"]));
+    let said = place.must(&["service-account", "networks", "ci", "--anywhere"]);
+    assert_eq!(said, "service account ci may come from anywhere\n");
+    for wrong in [
+        &["user", "networks", "alice"][..],
+        &["user", "networks", "alice", "--anywhere", "--from", "10.0.0.0/8"],
+        &["user", "networks", "alice", "--from", "10.0.0.0/33"],
+        &["user", "networks", "alice", "--from", ""],
+        &["service-account", "add", "x", "--from", "everywhere"],
+    ] {
+        assert_eq!(place.run(wrong).code, 2, "{wrong:?}");
+    }
+    fails(&place, &["user", "networks", "ci", "--anywhere"], "", "there is no user ci");
+}
