@@ -7,6 +7,7 @@
 //! `Config` holds no secrets. Those come from the environment alone, see [`Environment::secrets`]. Error messages name
 //! the place and the key but do not repeat the value: people paste secrets into the wrong line.
 
+mod alerts;
 mod environment;
 pub mod keys;
 mod layers;
@@ -20,6 +21,7 @@ use std::{
     time::Duration,
 };
 
+pub use alerts::Alerts;
 pub use environment::Environment;
 pub use keys::{KEYS, Key};
 pub use layers::{Flags, Source, Value};
@@ -64,6 +66,8 @@ pub struct Config {
     pub password_policy: PasswordPolicy,
     /// Where Prometheus finds the metrics, if anywhere.
     pub metrics_listen: Option<SocketAddr>,
+    /// Alarms and webhooks.
+    pub alerts: Alerts,
     /// The log.
     pub log: Log,
     /// Every key as text, and where it came from: what `keydesk config check` shows.
@@ -129,6 +133,7 @@ pub fn load(flags: &Flags, environment: &Environment) -> Result<Config, Error> {
         level: layers.checked(&keys::LOG_LEVEL, log_level)?,
         refine: environment.text("RUST_LOG")?,
     };
+    let alerts = Alerts::load(&mut layers)?;
     Ok(Config {
         data_dir,
         listen,
@@ -142,6 +147,7 @@ pub fn load(flags: &Flags, environment: &Environment) -> Result<Config, Error> {
         password_enabled: layers.checked(&keys::PASSWORD_ENABLED, boolean)?,
         password_policy: PasswordPolicy { min_length },
         metrics_listen,
+        alerts,
         log,
         values: layers.into_values(),
     })

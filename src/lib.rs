@@ -15,6 +15,7 @@
 //! - [`store`]: SQL only; sees sealed bytes and digests, never a secret.
 //! - [`app`]: the operations. Each takes the caller first, authorises, works, and writes its audit event.
 //! - [`http`]: wire to operation and back.
+//! - [`webhook`]: posts the messages that the app has due.
 //! - [`cli`]: arguments to operation and back; `serve` is one of its commands.
 //! - [`metrics`]: what is counted and measured.
 //! - [`config`], [`telemetry`], [`secret`]: what the operator decided, the log, text that must not be seen.
@@ -29,3 +30,4 @@ pub mod model;
 pub mod secret;
 pub mod store;
 pub mod telemetry;
+pub mod webhook;

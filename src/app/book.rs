@@ -71,6 +71,11 @@ impl Book {
         self.chain.begin().await
     }
 
+    /// Whether the last events could be written.
+    pub(super) fn is_writing(&self) -> bool {
+        self.healthy.load(Ordering::Relaxed)
+    }
+
     /// Whether events can be written. After a failure it is tried, so that a desk which nobody asks any more, because it
     /// is not ready, finds out by itself that it is.
     pub(super) async fn is_healthy(&self) -> bool {

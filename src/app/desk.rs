@@ -11,8 +11,8 @@ use std::{
 };
 
 use super::{
-    App, Error, Settings, Surroundings, book::Book, health::Health, principals::object, shed::Shed,
-    signing_keys::Ring, throttle::Turns,
+    App, Error, Settings, Surroundings, alarms::Unwritten, book::Book, health::Health, principals::object,
+    shed::Shed, signing_keys::Ring, throttle::Turns,
 };
 use crate::{
     crypto::{
@@ -57,6 +57,14 @@ impl Location {
         name.into()
     }
 
+    /// Where the database is.
+    fn directory(&self) -> PathBuf {
+        match self.database.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+            _ => PathBuf::from("."),
+        }
+    }
+
     /// Makes this process the only server of the desk, creating its directory if need be.
     pub fn lock(&self) -> Result<Lock, Error> {
         let directory = self.database.parent().unwrap_or(Path::new("."));
@@ -72,6 +80,12 @@ impl Location {
             ))),
             Err(fs::TryLockError::Error(error)) => Err(refuse("cannot lock", &path, &error)),
         }
+    }
+
+    /// Whether a server holds the desk at this moment.
+    pub fn is_served(&self) -> bool {
+        let file = fs::OpenOptions::new().write(true).open(self.beside(".lock"));
+        file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock)))
     }
 
     /// Reads the KEK, which must exist and be readable by its owner only.
@@ -136,7 +150,7 @@ impl Location {
         write_private_file(&draft, "").map_err(|error| refuse("cannot create", &draft, &error))?;
         let store = Store::open(&draft, true).await?;
         insert_data_keys(&store, &kek, &surroundings).await?;
-        let app = App::assemble(store, &kek, settings, surroundings).await?;
+        let app = App::assemble(store, &kek, settings, surroundings, self.directory()).await?;
         app.settle_in(caller, admin_password).await?;
         app.close().await;
         fs::rename(&draft, &self.database)
@@ -157,7 +171,7 @@ impl Location {
         let kek = self.kek()?;
         self.check_untouched(&kek).await?;
         let store = Store::open(&self.database, false).await.map_err(|error| self.unusable(error))?;
-        App::assemble(store, &kek, settings, surroundings).await
+        App::assemble(store, &kek, settings, surroundings, self.directory()).await
     }
 
     /// Looks whether database and KEK belong together, without changing either.
@@ -210,6 +224,7 @@ impl App {
         kek: &Kek,
         settings: Settings,
         surroundings: Surroundings,
+        directory: PathBuf,
     ) -> Result<Self, Error> {
         let rows = keys::data_keys(&mut store.read().await?).await?;
         let rows: Vec<_> = rows.into_iter().map(|row| (row.id, row.purpose, row.wrapped)).collect();
@@ -231,6 +246,8 @@ impl App {
             turns: Turns::default(),
             shed: Shed::default(),
             book,
+            unwritten: Unwritten::default(),
+            directory,
             surroundings,
             settings,
             metrics,

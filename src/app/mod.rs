@@ -4,6 +4,7 @@
 //! its change; a key read is in the book before the key leaves. There is no other way to a key or a change, so these
 //! rules hold whoever calls. Whether somebody may do something is decided here and in [`crate::model`], nowhere else.
 
+pub mod alarms;
 pub mod api_keys;
 mod authenticate;
 mod book;
@@ -19,6 +20,7 @@ pub mod llm_keys;
 mod login;
 mod networks;
 mod observe;
+pub mod outbox;
 pub mod principals;
 pub mod projects;
 pub mod provider_keys;
@@ -75,6 +77,8 @@ pub struct Settings {
     pub allow_from: Networks,
     /// From where it can be administered.
     pub admin_allow_from: Networks,
+    /// Where there is somebody to send messages to.
+    pub destinations: Vec<outbox::Destination>,
 }
 
 impl Settings {
@@ -102,6 +106,9 @@ pub struct App {
     turns: throttle::Turns,
     shed: shed::Shed,
     book: book::Book,
+    unwritten: alarms::Unwritten,
+    /// Where the database is.
+    directory: std::path::PathBuf,
     surroundings: Surroundings,
     settings: Settings,
     health: health::Health,

@@ -50,7 +50,7 @@ impl App {
         Ok(())
     }
 
-    /// Forgets sessions, revocations and throttles that are over, and replaces an old signing key.
+    /// Forgets sessions, revocations, throttles and messages that are over, and replaces an old signing key.
     async fn forget(&self) -> Result<(), Error> {
         let now = self.now();
         // An access token can outlive its session's end by its own lifetime.
@@ -61,10 +61,12 @@ impl App {
             token_families::forget_revoked(&mut tx, now).await?;
             let throttles = throttles::forget_ended(&mut tx, now, BATCH).await?;
             tx.commit().await?;
-            if sessions.max(throttles) < BATCH.unsigned_abs() {
+            let messages = self.forget_messages(BATCH).await?;
+            if sessions.max(throttles).max(messages) < BATCH.unsigned_abs() {
                 break;
             }
         }
+        self.forget_seen().await?;
         self.replace_old_signing_key().await
     }
 }

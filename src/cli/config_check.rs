@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use serde::Serialize;
 
-use super::{failure::Failure, output::Output};
+use super::{alerts, failure::Failure, output::Output};
 use crate::config::{self, Environment, Flags, Value};
 
 #[derive(Debug, Subcommand)]
@@ -43,7 +43,9 @@ impl<'a> From<&'a Value> for Shown<'a> {
 pub(super) fn run(flags: &Flags, out: Output) -> Result<(), Failure> {
     let environment = Environment::capture();
     let config = config::load(flags, &environment)?;
-    environment.secrets()?.found.check()?;
+    let secrets = environment.secrets()?;
+    secrets.found.check()?;
+    alerts::endpoints(&config, secrets.webhook_key)?;
     let values: Vec<Shown<'_>> = config.values.iter().map(Shown::from).collect();
     out.list(&values, ["key", "value", "source"], |value| {
         [value.key.to_owned(), value.value.to_owned(), value.source.clone()]

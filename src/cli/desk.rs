@@ -46,6 +46,7 @@ pub(super) fn settings(config: &Config, issuer: String) -> Settings {
         trusted_proxies: config.trusted_proxies.clone(),
         allow_from: config.allow_from.clone(),
         admin_allow_from: config.admin_allow_from.clone(),
+        destinations: config.alerts.destinations(),
     }
 }
 

@@ -4,6 +4,7 @@
 //! operations as HTTP, authorised and written in the book as the operating system's user; a running server notices. Exit
 //! codes are decided here and in `failure.rs` alone: 0 done, 1 failed, 2 wrong usage.
 
+mod alerts;
 mod api_keys;
 mod audit;
 mod banner;
@@ -150,6 +151,12 @@ enum AtDesk {
         #[command(subcommand)]
         command: audit::Command,
     },
+    /// Alarms: whether they arrive, and which were there
+    #[command(after_help = "Example:\n  keydesk alert test")]
+    Alert {
+        #[command(subcommand)]
+        command: alerts::Command,
+    },
 }
 
 /// Runs the command line of this process.
@@ -193,8 +200,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
             in_runtime(&config, serve::run(&config, environment))
         }
         Command::AtDesk(command) => {
-            let config = config::load(&flags, &Environment::capture())?;
-            in_runtime(&config, at_desk(&config, out, command))
+            let environment = Environment::capture();
+            let config = config::load(&flags, &environment)?;
+            in_runtime(&config, at_desk(&config, &environment, out, command))
         }
     }
 }
@@ -214,7 +222,12 @@ fn in_runtime(config: &Config, work: impl Future<Output = Result<(), Failure>>) 
     result
 }
 
-async fn at_desk(config: &Config, out: Output, command: AtDesk) -> Result<(), Failure> {
+async fn at_desk(
+    config: &Config,
+    environment: &Environment,
+    out: Output,
+    command: AtDesk,
+) -> Result<(), Failure> {
     let desk = Desk::open(config, out).await?;
     let result = match command {
         AtDesk::User { command } => users::run(&desk, command).await,
@@ -225,6 +238,7 @@ async fn at_desk(config: &Config, out: Output, command: AtDesk) -> Result<(), Fa
         AtDesk::Grant { command } => grants::run(&desk, command).await,
         AtDesk::Key { command } => provider_keys::run(&desk, command).await,
         AtDesk::Audit { command } => audit::run(&desk, command).await,
+        AtDesk::Alert { command } => alerts::run(&desk, config, environment, command).await,
     };
     desk.app.close().await;
     result

@@ -11,6 +11,7 @@ use tokio::{
 };
 
 use super::{
+    alerts,
     banner::{AdminPassword, Banner},
     desk,
     failure::Failure,
@@ -18,6 +19,7 @@ use super::{
 use crate::{
     app::{
         App, Settings,
+        alarms::Watch,
         desk::{Location, write_private_file},
     },
     config::{Config, Environment, Secrets},
@@ -39,6 +41,7 @@ pub(super) async fn run(config: &Config, environment: Environment) -> Result<(),
     let mut secrets = environment.secrets()?;
     drop(environment);
     secrets.found.check()?;
+    let endpoints = alerts::endpoints(config, secrets.webhook_key.take())?;
     let location = desk::location(config);
     check_admin_password(config, &location, &secrets)?;
     let _lock = location.lock()?;
@@ -73,6 +76,10 @@ pub(super) async fn run(config: &Config, environment: Environment) -> Result<(),
         tracing::info!(metrics.address = %address, "serving /metrics");
         // To the very end, so that the end can be watched.
         tokio::spawn(http::serve_metrics(metrics, Arc::clone(&app)));
+    }
+    tokio::spawn(Watch::new(Arc::clone(&app)).run());
+    for endpoint in endpoints {
+        tokio::spawn(endpoint.run(Arc::clone(&app)));
     }
     until_stopped(listener, app, &caller, signals).await
 }

@@ -197,6 +197,42 @@ pub const METRICS_LISTEN: Key = Key {
     meaning: "where Prometheus finds /metrics; an address that is not loopback needs server.insecure_listen",
 };
 
+/// Where alarms are posted to.
+pub const ALERTS_WEBHOOK_URL: Key = Key {
+    name: "alerts.webhook_url",
+    default: Default::Text("off"),
+    kind: Kind::Text,
+    allowed: "an https:// URL, an http:// URL of a loopback address in alerts.allow_to, or off",
+    meaning: "where alarms are posted to, signed with KEYDESK_ALERTS__WEBHOOK_SECRET",
+};
+
+/// In which form alarms are posted.
+pub const ALERTS_FORMAT: Key = Key {
+    name: "alerts.format",
+    default: Default::Text("keydesk"),
+    kind: Kind::Text,
+    allowed: "keydesk or slack",
+    meaning: "the form of alarms: our own JSON, or a text as Slack and its like take it",
+};
+
+/// Which addresses inside our own networks a webhook may have.
+pub const ALERTS_ALLOW_TO: Key = Key {
+    name: "alerts.allow_to",
+    default: Default::Text("none"),
+    kind: Kind::List,
+    allowed: "none, or addresses and networks such as 127.0.0.1 or 10.0.0.0/8",
+    meaning: "loopback, private and link-local networks in which webhooks may be; public addresses always may",
+};
+
+/// Where checkpoints of the book are posted to.
+pub const AUDIT_CHECKPOINT_WEBHOOK_URL: Key = Key {
+    name: "audit.checkpoint_webhook_url",
+    default: Default::Text("off"),
+    kind: Kind::Text,
+    allowed: "an https:// URL, an http:// URL of a loopback address in alerts.allow_to, or off",
+    meaning: "where checkpoints of the book are posted to",
+};
+
 /// How the log is written.
 pub const LOG_FORMAT: Key = Key {
     name: "log.format",
@@ -234,6 +270,10 @@ pub const KEYS: &[Key] = &[
     PASSWORD_ENABLED,
     PASSWORD_MIN_LENGTH,
     METRICS_LISTEN,
+    ALERTS_WEBHOOK_URL,
+    ALERTS_FORMAT,
+    ALERTS_ALLOW_TO,
+    AUDIT_CHECKPOINT_WEBHOOK_URL,
     LOG_FORMAT,
     LOG_LEVEL,
 ];

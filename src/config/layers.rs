@@ -169,6 +169,13 @@ impl Layers {
         }
     }
 
+    /// Shows `text` in place of the key's value, because people should not see all of it.
+    pub(super) fn show_instead(&mut self, key: &Key, text: String) {
+        if let Some(value) = self.0.get_mut(key.name) {
+            value.0 = text;
+        }
+    }
+
     /// The key's value, made of its text by `check`, which says what is wrong otherwise.
     pub(super) fn checked<T>(
         &self,

@@ -23,6 +23,11 @@ pub(super) fn allowed(text: &str) -> Result<Networks, String> {
     }
 }
 
+/// Networks into which something is allowed that is not allowed into others: `none`, or a list.
+pub(super) fn exceptions(text: &str) -> Result<Vec<Network>, String> {
+    if matches!(text.trim(), "none" | "") { Ok(Vec::new()) } else { list(text) }
+}
+
 fn list(text: &str) -> Result<Vec<Network>, String> {
     let network = |(i, entry): (usize, &str)| {
         let entry = entry.trim();

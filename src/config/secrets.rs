@@ -1,4 +1,4 @@
-//! Secrets from the environment: the first admin's password, and what is imported.
+//! Secrets from the environment: the first admin's password, what webhooks are signed with, and what is imported.
 //!
 //! Each can be given as `NAME`, or as `NAME_FILE` with the path of a file that holds it, which is how container platforms
 //! hand over secrets. Both at once is an error, because one of them would be silently ignored.
@@ -10,12 +10,15 @@ use zeroize::Zeroizing;
 use super::{Environment, Error};
 use crate::{
     app::import::{Found, FoundKey},
+    crypto::webhook::WebhookKey,
     model::provider,
     secret::Secret,
 };
 
 /// The password of the user that the first start makes.
 pub(super) const ADMIN_PASSWORD: &str = "KEYDESK_ADMIN_PASSWORD";
+/// What messages to webhooks are signed with.
+pub(super) const WEBHOOK_SECRET: &str = "KEYDESK_ALERTS__WEBHOOK_SECRET";
 const SERVICE_API_KEY: &str = "SERVICE_API_KEY";
 /// More than any of these may have, and little enough to read by mistake.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
@@ -25,6 +28,8 @@ const MAX_FILE_BYTES: u64 = 64 * 1024;
 pub struct Secrets {
     /// The password of the first admin.
     pub admin_password: Option<Secret>,
+    /// What messages to webhooks are signed with.
+    pub webhook_key: Option<WebhookKey>,
     /// Provider keys and the service API key.
     pub found: Found,
 }
@@ -32,7 +37,9 @@ pub struct Secrets {
 /// The names of all variables that may hold a secret or the path of one.
 pub(super) fn names() -> impl Iterator<Item = String> {
     let providers = provider::KNOWN.iter().flat_map(|known| known.variables.iter().copied());
-    providers.chain([ADMIN_PASSWORD, SERVICE_API_KEY]).flat_map(|name| [name.to_owned(), file_variable(name)])
+    providers
+        .chain([ADMIN_PASSWORD, WEBHOOK_SECRET, SERVICE_API_KEY])
+        .flat_map(|name| [name.to_owned(), file_variable(name)])
 }
 
 fn file_variable(name: &str) -> String {
@@ -56,7 +63,12 @@ impl Environment {
         }
         found.service_api_key = self.secret(SERVICE_API_KEY)?.map(|(_, key)| key);
         let admin_password = self.secret(ADMIN_PASSWORD)?.map(|(_, password)| password);
-        Ok(Secrets { admin_password, found })
+        Ok(Secrets { admin_password, webhook_key: self.webhook_key()?, found })
+    }
+
+    fn webhook_key(&self) -> Result<Option<WebhookKey>, Error> {
+        let Some((variable, text)) = self.secret(WEBHOOK_SECRET)? else { return Ok(None) };
+        WebhookKey::from_text(&text).map(Some).map_err(|error| Error(format!("{variable} {error}")))
     }
 
     /// The secret that `name` or its `_FILE` gives, with the variable that gave it.

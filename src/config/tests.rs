@@ -80,6 +80,8 @@ fn every_key_can_be_set_in_the_file_and_in_the_environment() {
         ("password.enabled", "false", "false"),
         ("password.min_length", "8", "8"),
         ("metrics.listen", "[::1]:9464", "'[::1]:9464'"),
+        ("alerts.format", "slack", "'slack'"),
+        ("alerts.allow_to", "10.0.0.0/8, 127.0.0.1", "['10.0.0.0/8', '127.0.0.1']"),
         ("log.format", "json", "'json'"),
         ("log.level", "trace", "'trace'"),
     ] {
@@ -160,6 +162,14 @@ fn what_is_wrong_is_said_without_repeating_the_value() {
         (&keys::TOKEN_AUDIENCE, "a b", Some("cannot be an audience")),
         (&keys::PASSWORD_MIN_LENGTH, "7", Some("is too small or too large")),
         (&keys::PASSWORD_MIN_LENGTH, "SECRET", Some("is not a whole number")),
+        (&keys::ALERTS_WEBHOOK_URL, "SECRET", Some("does not begin with")),
+        (&keys::ALERTS_WEBHOOK_URL, "file:///SECRET", Some("does not begin with")),
+        (&keys::ALERTS_WEBHOOK_URL, "https://", Some("is not a URL")),
+        (&keys::ALERTS_WEBHOOK_URL, "https://user:SECRET@host/", Some("is not a URL")),
+        (&keys::AUDIT_CHECKPOINT_WEBHOOK_URL, "https://host/SECRET path", Some("is not a URL")),
+        (&keys::AUDIT_CHECKPOINT_WEBHOOK_URL, "https://host/#SECRET", Some("has a fragment")),
+        (&keys::ALERTS_FORMAT, "SECRET", Some("is neither")),
+        (&keys::ALERTS_ALLOW_TO, "10.0.0.0/8, SECRET", Some("has an entry (number 2), which is not")),
         (&keys::LOG_FORMAT, "xml", Some("is neither")),
         (&keys::LOG_LEVEL, "INFO", Some("is not one of them")),
     ] {
@@ -352,4 +362,21 @@ fn a_list_of_networks_is_read_in_any_form_and_its_mistakes_are_named() {
     );
     let message = refused("server.trusted_proxies = [1]", &[]);
     assert!(message.contains("must be an array of strings, each in quotes"), "{message}");
+}
+
+/// For Slack and its like, who knows the URL may post.
+#[test]
+fn a_webhook_url_is_shown_without_its_path() {
+    let url = "https://hooks.example.com:8443/services/CANARY?token=CANARY";
+    let config = load_with("", &[("KEYDESK_ALERTS__WEBHOOK_URL", url)]).unwrap();
+    let shown = config.values.iter().find(|value| value.key.name == "alerts.webhook_url").unwrap();
+    assert_eq!(shown.text, "https://hooks.example.com:8443/…");
+    assert!(!format!("{config:?}").contains("CANARY"));
+}
+
+#[test]
+fn a_webhook_secret_is_checked_and_not_shown() {
+    let refused =
+        environment(&[("KEYDESK_ALERTS__WEBHOOK_SECRET", "SECRET")]).secrets().unwrap_err().to_string();
+    assert!(refused.starts_with("KEYDESK_ALERTS__WEBHOOK_SECRET is not whsec_ followed by"), "{refused}");
 }

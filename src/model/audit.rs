@@ -86,6 +86,10 @@ pub enum Action {
     SigningKeyCreate,
     /// A signing key was declared compromised.
     SigningKeyRevoke,
+    /// A rule found something that somebody should hear of.
+    AlarmRaise,
+    /// A message to a webhook could not be delivered, and is not tried again.
+    WebhookGiveUp,
 }
 
 impl Action {
@@ -128,6 +132,8 @@ impl Action {
             Self::ProviderKeyDelete => "provider_key.delete",
             Self::SigningKeyCreate => "signing_key.create",
             Self::SigningKeyRevoke => "signing_key.revoke",
+            Self::AlarmRaise => "alarm.raise",
+            Self::WebhookGiveUp => "webhook.give_up",
         }
     }
 }

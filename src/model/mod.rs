@@ -3,6 +3,7 @@
 //! Pure by design: no I/O, no async, no framework. Everything else may import the model and the model imports nothing of
 //! the crate, so a rule stated here holds for HTTP, the command line and the store alike.
 
+pub mod alarm;
 pub mod audit;
 pub mod caller;
 pub mod chain;
@@ -19,6 +20,7 @@ pub mod provider;
 pub mod scope;
 pub mod token;
 
+pub use alarm::{Alarm, Rule};
 pub use audit::{Action, AuditEvent, Outcome};
 pub use caller::{Caller, CredentialKind, Origin};
 pub use chain::{Head, Mac};

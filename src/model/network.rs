@@ -39,6 +39,15 @@ fn canonical(network: IpNet) -> IpNet {
     v4.and_then(|(address, prefix)| Ipv4Net::new(address, prefix).ok()).map_or(network, IpNet::from)
 }
 
+/// The network around an address, of so many bits for IPv4 and IPv6: `192.0.2.0/24`. A whole address is written without its
+/// length. `None` for what is not an address.
+pub fn around(source: &str, v4_bits: u8, v6_bits: u8) -> Option<String> {
+    let address = source.parse::<IpAddr>().ok()?.to_canonical();
+    let bits = if address.is_ipv4() { v4_bits } else { v6_bits };
+    let network = IpNet::new(address, bits).ok()?.trunc();
+    Some(if bits == network.max_prefix_len() { address.to_string() } else { network.to_string() })
+}
+
 impl FromStr for Network {
     type Err = NetworkError;
 

@@ -22,11 +22,12 @@ use crate::model::{Id, Mac, Networks, Timestamp, TokenDigest};
 const WAIT: Duration = Duration::from_secs(2);
 const READERS: u32 = 4;
 
-const MIGRATIONS: [(i64, &str, &str); 4] = [
+const MIGRATIONS: [(i64, &str, &str); 5] = [
     (1, "init", include_str!("../../migrations/sqlite/0001_init.sql")),
     (2, "tokens", include_str!("../../migrations/sqlite/0002_tokens.sql")),
     (3, "chain", include_str!("../../migrations/sqlite/0003_chain.sql")),
     (4, "networks", include_str!("../../migrations/sqlite/0004_networks.sql")),
+    (5, "alarms", include_str!("../../migrations/sqlite/0005_alarms.sql")),
 ];
 
 /// What can go wrong in the database.

@@ -3,6 +3,7 @@
 //! One file per group of tables, with free functions that take a [`Connection`] first. They see sealed bytes and digests
 //! and can name no secret type. What depends on the engine is in [`db`]; elsewhere there is only portable SQL.
 
+pub mod alarms;
 pub mod api_keys;
 pub mod audit_events;
 pub mod audit_streams;
@@ -11,6 +12,7 @@ mod db;
 pub mod grants;
 pub mod imports;
 pub mod keys;
+pub mod outbox;
 pub mod principals;
 pub mod projects;
 pub mod provider_keys;

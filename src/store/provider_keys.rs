@@ -81,6 +81,18 @@ pub async fn extremes(db: &mut Connection) -> Result<(Option<Timestamp>, Option<
     Ok(db.optional(statement, read).await?.unwrap_or_default())
 }
 
+/// The current keys that expire before `end`: project, provider, when.
+pub async fn expiring(
+    db: &mut Connection,
+    end: Timestamp,
+) -> Result<Vec<(ProjectName, Provider, Timestamp)>, StoreError> {
+    let statement = sql("select p.name, k.provider, v.expires_at from provider_keys k \
+                         join provider_key_versions v on v.provider_key_id = k.id and v.version = k.version \
+                         join projects p on p.id = k.project_id where v.expires_at < $1 order by v.expires_at");
+    let read = |row: &Row<'_>| Ok((row.parsed("name")?, row.parsed("provider")?, row.time("expires_at")?));
+    db.all(statement.bind(end), read).await
+}
+
 fn read_row(row: &Row<'_>) -> Result<ProviderKeyRow, StoreError> {
     Ok(ProviderKeyRow {
         id: row.id("id")?,

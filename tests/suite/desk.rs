@@ -42,6 +42,10 @@ impl TestClock {
     pub(crate) fn advance(&self, by: Duration) {
         self.0.fetch_add(i64::try_from(by.as_micros()).unwrap(), Ordering::SeqCst);
     }
+
+    pub(crate) fn set_back(&self, by: Duration) {
+        self.0.fetch_sub(i64::try_from(by.as_micros()).unwrap(), Ordering::SeqCst);
+    }
 }
 
 /// Counts: every draw is different and every run is the same.
@@ -79,6 +83,7 @@ pub(crate) fn settings(issuer: &str) -> Settings {
         trusted_proxies: Vec::new(),
         allow_from: Networks::ANYWHERE,
         admin_allow_from: Networks::ANYWHERE,
+        destinations: Vec::new(),
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod access;
 mod admin;
+mod alarms;
 mod asker;
 mod bodies;
 mod cli;

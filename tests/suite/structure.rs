@@ -53,7 +53,11 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
         ],
     ),
     ("metrics", &[], &["prometheus_client"]),
-    ("webhook", &["model", "secret", "app"], &["reqwest", "serde_json", "thiserror", "tokio", "tracing"]),
+    (
+        "webhook",
+        &["model", "secret", "crypto", "app"],
+        &["reqwest", "serde_json", "thiserror", "tokio", "tracing"],
+    ),
     ("config", &["model", "secret", "crypto", "app"], &["humantime", "thiserror", "toml", "zeroize"]),
     (
         "telemetry",

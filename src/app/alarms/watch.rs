@@ -1,0 +1,136 @@
+//! The watch: once a second what was written in the book, now and then the state of the desk.
+//!
+//! It runs beside the requests and shares nothing with them but the database, for short transactions.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::state;
+use crate::{
+    app::{App, Error},
+    model::{Alarm, Rule, Timestamp},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+/// How many rounds there are between looks at the disk, and at what is about to expire.
+const DISK: u64 = 10;
+const EXPIRY: u64 = 60;
+
+/// What the watch remembers from one round to the next.
+#[derive(Debug)]
+pub struct Watch {
+    app: Arc<App>,
+    rounds: u64,
+    /// What both clocks said in the last round.
+    clocks: (Timestamp, Instant),
+    book_failed: bool,
+    certificates_refused: u64,
+}
+
+impl Watch {
+    /// Begins now.
+    pub fn new(app: Arc<App>) -> Self {
+        let clocks = (app.now(), Instant::now());
+        Self { app, rounds: 0, clocks, book_failed: false, certificates_refused: 0 }
+    }
+
+    /// Goes round for ever.
+    pub async fn run(mut self) {
+        let mut ticks = tokio::time::interval(SECOND);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.round().await;
+        }
+    }
+
+    /// One round. What cannot be done now is done in the next one.
+    pub async fn round(&mut self) {
+        self.look_at_book().await;
+        if let Err(error) = self.catch_up().await {
+            tracing::debug!(%error, "the rules cannot read the book at this moment");
+        }
+        self.look_at_clock().await;
+        self.look_at_certificate().await;
+        if self.rounds.is_multiple_of(DISK) {
+            self.look_at_disk().await;
+        }
+        if self.rounds.is_multiple_of(EXPIRY)
+            && let Err(error) = self.look_at_expiries().await
+        {
+            tracing::debug!(%error, "cannot look what is about to expire");
+        }
+        self.rounds += 1;
+    }
+
+    /// Reads on until there is nothing new.
+    async fn catch_up(&self) -> Result<(), Error> {
+        while self.app.read_on().await? {
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    /// The book fails when its writer says so, or when an alarm could not be written. It has recovered when the alarm about
+    /// that can be written down.
+    async fn look_at_book(&mut self) {
+        if !self.book_failed && !self.app.book.is_writing() {
+            self.note_failure().await;
+        }
+        if !self.book_failed {
+            return;
+        }
+        if self.app.write_down_alarms().await.is_ok() && self.app.book.is_healthy().await {
+            self.book_failed = false;
+            self.raise(Alarm::new(Rule::BookRecovery, "book", "the book can be written again")).await;
+        }
+    }
+
+    async fn note_failure(&mut self) {
+        self.book_failed = true;
+        let summary = "the book cannot be written, and no key is handed over without it";
+        self.app.raise(Alarm::new(Rule::BookFailure, "book", summary)).await;
+    }
+
+    async fn raise(&mut self, alarm: Alarm) {
+        if !self.app.raise(alarm).await && !self.book_failed {
+            self.note_failure().await;
+        }
+    }
+
+    async fn look_at_clock(&mut self) {
+        let now = (self.app.now(), Instant::now());
+        let (wall, steady) = std::mem::replace(&mut self.clocks, now);
+        if let Some(alarm) = state::clock_jump(wall, now.0, now.1.duration_since(steady)) {
+            self.raise(alarm).await;
+        }
+    }
+
+    async fn look_at_certificate(&mut self) {
+        let refused = self.app.certificates_refused();
+        if std::mem::replace(&mut self.certificates_refused, refused) < refused {
+            let summary =
+                "the new files of the certificate cannot be used, and the ones before are served on";
+            self.raise(Alarm::new(Rule::CertificateRefused, "certificate", summary)).await;
+        }
+    }
+
+    async fn look_at_disk(&mut self) {
+        let path = self.app.directory.clone();
+        // Asked on a thread of its own: a network file system may take its time.
+        let free = tokio::task::spawn_blocking(move || state::free_space(&path)).await;
+        if let Ok(Some((free, total))) = free
+            && let Some(alarm) = state::disk_space(free, total)
+        {
+            self.raise(alarm).await;
+        }
+    }
+
+    async fn look_at_expiries(&mut self) -> Result<(), Error> {
+        for alarm in self.app.expiring().await? {
+            self.raise(alarm).await;
+        }
+        Ok(())
+    }
+}

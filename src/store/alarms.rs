@@ -1,0 +1,158 @@
+//! `alarm_marks`, `alarm_networks`, `alarm_reads`, and `audit_streams.watched`: how far the rules have read the book, and what they
+//! remember of it.
+
+use super::{
+    Connection, StoreError, Tx,
+    db::{Row, sql},
+};
+use crate::model::{Id, Timestamp};
+
+/// What the rules see of an event.
+#[derive(Clone, Debug)]
+pub struct SeenEvent {
+    /// Its place in its stream.
+    pub seq: i64,
+    /// When.
+    pub at: Timestamp,
+    /// `noun.verb`.
+    pub action: String,
+    /// `allowed`, `denied` or `failed`.
+    pub outcome: String,
+    /// Who.
+    pub actor: String,
+    /// The principal, where the actor is one.
+    pub principal_id: Option<Id>,
+    /// `user` or `service_account`, where the actor is one.
+    pub principal_kind: Option<String>,
+    /// To what.
+    pub object: Option<String>,
+    /// From where.
+    pub source: String,
+    /// The request.
+    pub request_id: String,
+    /// Why it was refused or failed.
+    pub reason: Option<String>,
+}
+
+/// The streams that have grown since they were read, with how far that was.
+pub async fn grown(db: &mut Connection, limit: i64) -> Result<Vec<(Id, i64)>, StoreError> {
+    let statement =
+        sql("select stream, watched from audit_streams where watched < seq order by stream limit $1");
+    db.all(statement.bind(limit), |row| Ok((row.id("stream")?, row.int("watched")?))).await
+}
+
+/// The events of a stream after `seq`, in order.
+pub async fn events_after(
+    db: &mut Connection,
+    stream: Id,
+    seq: i64,
+    limit: i64,
+) -> Result<Vec<SeenEvent>, StoreError> {
+    let statement = sql(
+        "select seq, at, action, outcome, actor, principal_id, principal_kind, object, source, request_id, \
+                         reason from audit_events where stream = $1 and seq > $2 order by seq limit $3",
+    );
+    let read = |row: &Row<'_>| {
+        Ok(SeenEvent {
+            seq: row.int("seq")?,
+            at: row.time("at")?,
+            action: row.text("action")?,
+            outcome: row.text("outcome")?,
+            actor: row.text("actor")?,
+            principal_id: row.maybe_id("principal_id")?,
+            principal_kind: row.maybe_text("principal_kind")?,
+            object: row.maybe_text("object")?,
+            source: row.text("source")?,
+            request_id: row.text("request_id")?,
+            reason: row.maybe_text("reason")?,
+        })
+    };
+    db.all(statement.bind(stream).bind(seq).bind(limit), read).await
+}
+
+/// Remembers that a stream was read up to `to`, and until now up to `from`. Tells whether that is so: of two processes that
+/// read the same events, one goes on.
+pub async fn advance(tx: &mut Tx, stream: Id, from: i64, to: i64) -> Result<bool, StoreError> {
+    let statement = sql("update audit_streams set watched = $3 where stream = $1 and watched = $2");
+    Ok(tx.execute(statement.bind(stream).bind(from).bind(to)).await? == 1)
+}
+
+/// Notes that `item` was seen with `subject`, and tells how many different ones have been since `since`.
+pub async fn mark(
+    tx: &mut Tx,
+    kind: &str,
+    subject: &str,
+    item: &str,
+    at: Timestamp,
+    since: Timestamp,
+) -> Result<i64, StoreError> {
+    let statement = sql("insert into alarm_marks (kind, subject, item, at) values ($1, $2, $3, $4) \
+                         on conflict (kind, subject, item) do update set at = excluded.at");
+    tx.execute(statement.bind(kind).bind(subject).bind(item).bind(at)).await?;
+    let statement =
+        sql("select count(*) as items from alarm_marks where kind = $1 and subject = $2 and at > $3");
+    let count = tx.optional(statement.bind(kind).bind(subject).bind(since), |row| row.int("items")).await?;
+    Ok(count.unwrap_or(0))
+}
+
+/// The networks that a principal has come from, and when last.
+pub async fn networks(db: &mut Connection, principal: Id) -> Result<Vec<(String, Timestamp)>, StoreError> {
+    let statement = sql("select network, seen_at from alarm_networks where principal_id = $1");
+    db.all(statement.bind(principal), |row| Ok((row.text("network")?, row.time("seen_at")?))).await
+}
+
+/// Remembers that a principal has come from `network`; of more than `keep` the oldest are forgotten.
+pub async fn remember_network(
+    tx: &mut Tx,
+    principal: Id,
+    network: &str,
+    at: Timestamp,
+    keep: i64,
+) -> Result<(), StoreError> {
+    let statement = sql("insert into alarm_networks (principal_id, network, seen_at) values ($1, $2, $3) \
+                         on conflict (principal_id, network) do update set seen_at = excluded.seen_at");
+    tx.execute(statement.bind(principal).bind(network).bind(at)).await?;
+    let statement = sql(
+        "delete from alarm_networks where principal_id = $1 and network not in (select network \
+                         from alarm_networks where principal_id = $1 order by seen_at desc, network limit $2)",
+    );
+    tx.execute(statement.bind(principal).bind(keep)).await.map(drop)
+}
+
+/// Adds key reads of a principal in an hour, and tells how many there are now.
+pub async fn add_reads(tx: &mut Tx, principal: Id, hour: i64, reads: i64) -> Result<i64, StoreError> {
+    let statement = sql("insert into alarm_reads (principal_id, hour, reads) values ($1, $2, $3) \
+                         on conflict (principal_id, hour) do update set reads = alarm_reads.reads + excluded.reads \
+                         returning reads");
+    let found = tx.optional(statement.bind(principal).bind(hour).bind(reads), |row| row.int("reads")).await?;
+    Ok(found.unwrap_or(reads))
+}
+
+/// The most key reads of a principal in any hour from `first` until before `end`; `None` if there were none.
+pub async fn most_reads(
+    db: &mut Connection,
+    principal: Id,
+    first: i64,
+    end: i64,
+) -> Result<Option<i64>, StoreError> {
+    let statement =
+        sql("select reads from alarm_reads where principal_id = $1 and hour >= $2 and hour < $3 \
+                         order by reads desc limit 1");
+    db.optional(statement.bind(principal).bind(first).bind(end), |row| row.int("reads")).await
+}
+
+/// Forgets what no rule looks at any more.
+pub async fn forget(
+    tx: &mut Tx,
+    marks_before: Timestamp,
+    networks_before: Timestamp,
+    reads_before_hour: i64,
+) -> Result<(), StoreError> {
+    tx.execute(sql("delete from alarm_marks where at < $1").bind(marks_before)).await?;
+    // The last network of each stays: who comes back after a long time is not new.
+    let statement =
+        sql("delete from alarm_networks where seen_at < $1 and seen_at < (select max(newer.seen_at) \
+                         from alarm_networks newer where newer.principal_id = alarm_networks.principal_id)");
+    tx.execute(statement.bind(networks_before)).await?;
+    tx.execute(sql("delete from alarm_reads where hour < $1").bind(reads_before_hour)).await.map(drop)
+}

@@ -1,0 +1,301 @@
+//! Alarms: what raises one, how often, and what becomes of its message.
+
+use std::{sync::Arc, time::Duration};
+
+use keydesk::{
+    app::{
+        alarms::{RaisedAlarm, Watch},
+        outbox::Destination,
+    },
+    model::{Action, Role},
+    store::audit_events::Filter,
+};
+use serde_json::Value;
+
+use crate::{
+    asker::{Asker, api_key},
+    desk::{Desk, PASSWORD, json, operator},
+};
+
+const WRONG: &str = "not the password at all";
+
+/// A watch that has seen what there is already.
+async fn watch(desk: &Desk) -> Watch {
+    let mut watch = Watch::new(Arc::clone(&desk.app));
+    watch.round().await;
+    watch
+}
+
+/// The alarms of a rule, oldest first.
+async fn raised(desk: &Desk, rule: &str) -> Vec<RaisedAlarm> {
+    let mut found = desk.app.alarms(&operator(), 1000).await.unwrap();
+    found.retain(|alarm| alarm.rule == rule);
+    found.reverse();
+    found
+}
+
+async fn subjects(desk: &Desk, rule: &str) -> Vec<String> {
+    raised(desk, rule).await.into_iter().map(|alarm| alarm.subject).collect()
+}
+
+/// A login attempt from an address of this machine.
+async fn login_from(desk: &Desk, source: &str, user: &str, password: &str) -> reqwest::Response {
+    let client = reqwest::Client::builder().local_address(Some(source.parse().unwrap())).build().unwrap();
+    let form = [("grant_type", "password"), ("username", user), ("password", password)];
+    client.post(format!("{}/token", desk.url)).form(&form).send().await.unwrap()
+}
+
+async fn read_from(desk: &Desk, source: &str, key: &str) -> u16 {
+    let client = reqwest::Client::builder().local_address(Some(source.parse().unwrap())).build().unwrap();
+    let request = client.get(format!("{}/llm-keys", desk.url)).bearer_auth(key);
+    request.send().await.unwrap().status().as_u16()
+}
+
+#[tokio::test]
+async fn many_users_from_one_source_are_one_alarm_per_hour_across_a_restart() {
+    let desk = Desk::open().await;
+    let mut first = watch(&desk).await;
+    for i in 0..9 {
+        login_from(&desk, "127.0.0.9", &format!("user{i}"), WRONG).await;
+    }
+    first.round().await;
+    assert_eq!(raised(&desk, "password_spraying").await.len(), 0, "nine are people who mistype");
+    for i in 9..14 {
+        login_from(&desk, "127.0.0.9", &format!("user{i}"), WRONG).await;
+        first.round().await;
+    }
+    assert_eq!(subjects(&desk, "password_spraying").await, ["source:127.0.0.9"]);
+    let mut second = watch(&desk).await;
+    login_from(&desk, "127.0.0.9", "one-more", WRONG).await;
+    second.round().await;
+    assert_eq!(raised(&desk, "password_spraying").await.len(), 1, "told within the hour");
+    desk.clock.advance(Duration::from_mins(61));
+    for i in 20..30 {
+        login_from(&desk, "127.0.0.9", &format!("user{i}"), WRONG).await;
+    }
+    second.round().await;
+    assert_eq!(raised(&desk, "password_spraying").await.len(), 2, "an hour later it is news again");
+}
+
+#[tokio::test]
+async fn one_user_from_many_sources_is_an_alarm() {
+    let desk = Desk::open().await;
+    let mut watch = watch(&desk).await;
+    for i in 1..=10 {
+        login_from(&desk, &format!("127.8.0.{i}"), "admin", WRONG).await;
+    }
+    watch.round().await;
+    assert_eq!(subjects(&desk, "password_spraying").await, ["user:admin"]);
+}
+
+#[tokio::test]
+async fn a_spent_refresh_token_that_comes_back_is_an_alarm_that_says_where_to_look() {
+    let desk = Desk::open().await;
+    let mut watch = watch(&desk).await;
+    let first = desk.tokens_of("admin", PASSWORD, "llm-keys:read").await;
+    let spent = first["refresh_token"].as_str().unwrap();
+    let exchange = [("grant_type", "refresh_token"), ("refresh_token", spent)];
+    assert_eq!(desk.token_request(&exchange).await.status(), 200);
+    desk.clock.advance(Duration::from_secs(11));
+    let response = desk.token_request(&exchange).await;
+    let request_id = crate::desk::header(&response, "x-request-id").to_owned();
+    watch.round().await;
+    assert_eq!(subjects(&desk, "refresh_token_reuse").await, ["user:admin"]);
+    let events = desk.events_of(&request_id).await;
+    let told = events.iter().find(|event| event.action == "alarm.raise").unwrap();
+    assert_eq!((told.actor.as_str(), told.object.as_deref()), ("keydesk", Some("alarm:refresh_token_reuse")));
+    assert!(told.detail.as_deref().unwrap().contains("came back from 127.0.0.1"), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_new_network_is_news_and_the_first_one_is_not() {
+    let desk = Desk::furnished().await;
+    let key = api_key(&desk, "alice", "llm-keys:read").await;
+    let mut watch = watch(&desk).await;
+    for (source, alarms) in
+        [("127.0.0.1", 0), ("127.0.0.77", 0), ("127.0.5.1", 1), ("127.0.5.2", 1), ("127.0.0.1", 1)]
+    {
+        read_from(&desk, source, &key).await;
+        watch.round().await;
+        assert_eq!(raised(&desk, "new_network").await.len(), alarms, "{source}");
+    }
+    assert_eq!(subjects(&desk, "new_network").await, ["user:alice from 127.0.5.0/24"]);
+    desk.clock.advance(Duration::from_hours(91 * 24));
+    read_from(&desk, "127.0.0.1", &key).await;
+    watch.round().await;
+    assert_eq!(raised(&desk, "new_network").await.len(), 2, "after ninety days it is new again");
+}
+
+#[tokio::test]
+async fn key_reads_are_compared_with_the_principal_s_own_past() {
+    let desk = Desk::furnished().await;
+    let key = api_key(&desk, "alice", "llm-keys:read").await;
+    let mut watch = watch(&desk).await;
+    let read = async |times: usize| {
+        for _ in 0..times {
+            assert_eq!(desk.get("/llm-keys").bearer_auth(&key).send().await.unwrap().status(), 200);
+        }
+    };
+    read(30).await;
+    watch.round().await;
+    assert_eq!(raised(&desk, "unusual_key_reads").await.len(), 0, "who has no past is given a hundred");
+    desk.clock.advance(Duration::from_hours(1));
+    read(150).await;
+    watch.round().await;
+    assert_eq!(raised(&desk, "unusual_key_reads").await.len(), 0, "five times thirty");
+    read(1).await;
+    watch.round().await;
+    assert_eq!(subjects(&desk, "unusual_key_reads").await, ["user:alice"]);
+    desk.clock.advance(Duration::from_hours(15 * 24));
+    read(101).await;
+    watch.round().await;
+    assert_eq!(raised(&desk, "unusual_key_reads").await.len(), 2, "the past is forgotten after a fortnight");
+}
+
+#[tokio::test]
+async fn who_tries_to_administer_and_may_not_is_told_of() {
+    let desk = Desk::furnished().await;
+    let mut watch = watch(&desk).await;
+    let alice = Asker::new(&desk, desk.login("alice").await);
+    assert_eq!(alice.get("/llm-keys?project=research").await.0, 403, "no grant: that is not administration");
+    watch.round().await;
+    assert_eq!(raised(&desk, "denied_administration").await.len(), 0);
+    assert_eq!(alice.get("/admin/users").await.0, 403);
+    assert_eq!(alice.get("/admin/audit-events").await.0, 403);
+    watch.round().await;
+    assert_eq!(subjects(&desk, "denied_administration").await, ["user:alice"]);
+}
+
+#[tokio::test]
+async fn a_sealed_key_that_was_changed_is_told_of() {
+    let desk = Desk::furnished().await;
+    desk.set_key("default", "openai", "sk-proj-CANARY0123456789").await;
+    let mut watch = watch(&desk).await;
+    let update = "update provider_key_versions set sealed = zeroblob(80)";
+    sqlx::query(update).execute(&mut desk.database().await).await.unwrap();
+    let key = api_key(&desk, "alice", "llm-keys:read").await;
+    assert_eq!(desk.get("/llm-keys").bearer_auth(&key).send().await.unwrap().status(), 500);
+    watch.round().await;
+    assert_eq!(subjects(&desk, "broken_seal").await, ["project:default"]);
+}
+
+#[tokio::test]
+async fn what_is_about_to_expire_is_told_of_once_a_day() {
+    let desk = Desk::furnished().await;
+    let set = "update provider_key_versions set expires_at = ? * 1000000";
+    let end = crate::desk::START + 13 * 86400;
+    sqlx::query(set).bind(end).execute(&mut desk.database().await).await.unwrap();
+    for _ in 0..3 {
+        watch(&desk).await;
+    }
+    let alarms = raised(&desk, "provider_key_expiry").await;
+    assert_eq!(alarms.len(), 1);
+    assert_eq!(alarms[0].subject, "provider_key:research/openai");
+    assert!(alarms[0].summary.contains("expires in 13 days"), "{}", alarms[0].summary);
+    desk.clock.advance(Duration::from_hours(24));
+    watch(&desk).await;
+    assert_eq!(raised(&desk, "provider_key_expiry").await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_clock_that_was_set_is_told_of() {
+    let desk = Desk::open().await;
+    let mut watch = watch(&desk).await;
+    desk.clock.advance(Duration::from_mins(4));
+    watch.round().await;
+    assert_eq!(raised(&desk, "clock_jump").await.len(), 0);
+    desk.clock.advance(Duration::from_mins(6));
+    watch.round().await;
+    let alarms = raised(&desk, "clock_jump").await;
+    assert!(alarms.len() == 1 && alarms[0].summary.contains("went forward by 6 minutes"), "{alarms:?}");
+}
+
+/// Ten attempts over sixteen hours, then an event.
+#[tokio::test]
+async fn a_message_is_tried_ten_times_at_growing_intervals_and_then_given_up() {
+    let desk = Desk::open_with(|settings| settings.destinations = vec![Destination::Alarms]).await;
+    desk.app.raise_test_alarm(&operator()).await.unwrap();
+    let mut ids = Vec::new();
+    for wait in [0, 30, 60, 300, 900, 1800, 3600, 7200, 14400, 28800] {
+        if wait > 0 {
+            desk.clock.advance(Duration::from_secs(wait - 1));
+            assert_eq!(desk.app.take_due(Destination::Alarms).await.len(), 0, "before {wait} s have passed");
+            desk.clock.advance(Duration::from_secs(1));
+        }
+        let due = desk.app.take_due(Destination::Alarms).await;
+        assert_eq!(due.len(), 1, "after {wait} s");
+        assert_eq!(
+            desk.app.take_due(Destination::Alarms).await.len(),
+            0,
+            "an attempt is counted before it is made"
+        );
+        ids.push(due[0].id);
+        desk.app.record_delivery(&due[0], Err("the receiver answered 500".to_owned())).await.unwrap();
+    }
+    ids.dedup();
+    assert_eq!(ids.len(), 1, "the same message every time");
+    desk.clock.advance(Duration::from_hours(24));
+    assert_eq!(desk.app.take_due(Destination::Alarms).await.len(), 0);
+    let alarm = &raised(&desk, "test").await[0];
+    assert_eq!((alarm.state.as_str(), alarm.attempts), ("given_up", 10));
+    let filter = Filter { action: Some(Action::WebhookGiveUp.as_str().to_owned()), ..Filter::default() };
+    let events =
+        desk.app.audit_events(&operator(), filter, &keydesk::model::Page::all()).await.unwrap().items;
+    assert_eq!(events.len(), 1);
+    assert_eq!(
+        (events[0].object.as_deref(), events[0].reason.as_deref()),
+        (Some("alarm:test"), Some("the receiver answered 500"))
+    );
+}
+
+#[tokio::test]
+async fn a_message_that_was_delivered_is_not_sent_again_and_is_forgotten_after_a_month() {
+    let desk = Desk::open_with(|settings| settings.destinations = vec![Destination::Alarms]).await;
+    desk.app.raise_test_alarm(&operator()).await.unwrap();
+    let due = desk.app.take_due(Destination::Alarms).await;
+    let body: Value = serde_json::from_str(&due[0].body).unwrap();
+    assert_eq!((&body["type"], &body["data"]["rule"]), (&"alarm.raised".into(), &"test".into()));
+    desk.app.record_delivery(&due[0], Ok("204 No Content".to_owned())).await.unwrap();
+    desk.clock.advance(Duration::from_hours(24));
+    assert_eq!(desk.app.take_due(Destination::Alarms).await.len(), 0);
+    let alarm = &raised(&desk, "test").await[0];
+    assert_eq!((alarm.state.as_str(), alarm.answer.as_deref()), ("delivered", Some("204 No Content")));
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_back_makes_no_message_wait_longer() {
+    let desk = Desk::open_with(|settings| settings.destinations = vec![Destination::Alarms]).await;
+    desk.clock.advance(Duration::from_hours(48));
+    desk.app.raise_test_alarm(&operator()).await.unwrap();
+    desk.clock.set_back(Duration::from_hours(48));
+    assert_eq!(desk.app.take_due(Destination::Alarms).await.len(), 1);
+}
+
+#[tokio::test]
+async fn without_a_webhook_alarms_are_in_the_book_and_nothing_is_due() {
+    let desk = Desk::open().await;
+    desk.app.raise_test_alarm(&operator()).await.unwrap();
+    assert_eq!(desk.app.take_due(Destination::Alarms).await.len(), 0);
+    assert_eq!(raised(&desk, "test").await[0].state, "kept");
+    desk.add_user("alice", Role::Member, &[]).await;
+}
+
+/// What has happened before this version came is the past.
+#[tokio::test]
+async fn an_upgrade_raises_no_alarm_about_what_was_in_the_book() {
+    let desk = Desk::furnished().await;
+    let alice = Asker::new(&desk, desk.login("alice").await);
+    assert_eq!(alice.get("/admin/users").await.0, 403);
+    let mut database = desk.database().await;
+    let migration = include_str!("../../migrations/sqlite/0005_alarms.sql");
+    let undo = "drop table outbox; drop index audit_streams_to_watch; alter table audit_streams drop column watched; drop table alarm_marks; drop table alarm_networks; \
+                drop table alarm_reads;";
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!("{undo}{migration}"))).execute(&mut database).await.unwrap();
+    let mut watch = watch(&desk).await;
+    assert_eq!(raised(&desk, "denied_administration").await.len(), 0);
+    assert_eq!(alice.get("/admin/users").await.0, 403);
+    watch.round().await;
+    assert_eq!(raised(&desk, "denied_administration").await.len(), 1, "but what happens now is news");
+    let answer = json(desk.get("/health").send().await.unwrap()).await;
+    assert_eq!(answer["status"], "healthy");
+}
