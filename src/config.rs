@@ -54,6 +54,14 @@ pub struct Config {
     pub allow_from: Networks,
     /// From where it can be administered.
     pub admin_allow_from: Networks,
+    /// How long the server goes on accepting once it is told to stop.
+    pub drain_delay: Duration,
+    /// TLS, if the server speaks it.
+    pub tls: Option<Tls>,
+    /// How many connections there may be.
+    pub connections: usize,
+    /// How many of them one source may have.
+    pub connections_per_source: usize,
     /// The SQLite database.
     pub database: PathBuf,
     /// The file of the key-encryption key.
@@ -72,6 +80,17 @@ pub struct Config {
     pub log: Log,
     /// Every key as text, and where it came from: what `keydesk config check` shows.
     pub values: Vec<Value>,
+}
+
+/// TLS.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// The certificate chain.
+    pub cert_file: PathBuf,
+    /// Its private key.
+    pub key_file: PathBuf,
+    /// Who signs the certificates that clients must show.
+    pub client_ca_file: Option<PathBuf>,
 }
 
 /// Access tokens.
@@ -109,13 +128,21 @@ pub enum LogFormat {
     Json,
 }
 
+impl Config {
+    /// The issuer of a server that is bound to `address`.
+    pub fn issuer(&self, address: SocketAddr) -> String {
+        self.public_url.clone().unwrap_or_else(|| format!("{}://{address}", scheme(self.tls.is_some())))
+    }
+}
+
 /// Gathers the layers and checks them.
 pub fn load(flags: &Flags, environment: &Environment) -> Result<Config, Error> {
     let mut layers = Layers::gather(flags, environment)?;
     let data_dir = layers.path(&keys::DATA_DIR)?;
-    let listen = listen(&layers)?;
+    let tls = tls(&layers)?;
+    let listen = listen(&layers, tls.is_some())?;
     let metrics_listen = metrics_listen(&layers)?;
-    let public_url = public_url(&mut layers, listen)?;
+    let public_url = public_url(&mut layers, listen, tls.is_some())?;
     let database = database(&mut layers, &data_dir)?;
     layers.derive(&keys::KEK_FILE, data_dir.join("kek").display());
     let kek_file = layers.path(&keys::KEK_FILE)?;
@@ -141,6 +168,10 @@ pub fn load(flags: &Flags, environment: &Environment) -> Result<Config, Error> {
         trusted_proxies: layers.checked(&keys::SERVER_TRUSTED_PROXIES, networks::proxies)?,
         allow_from: layers.checked(&keys::SERVER_ALLOW_FROM, networks::allowed)?,
         admin_allow_from: layers.checked(&keys::ADMIN_ALLOW_FROM, networks::allowed)?,
+        drain_delay: layers.checked(&keys::SERVER_DRAIN_DELAY, drain_delay)?,
+        tls,
+        connections: layers.checked(&keys::LIMITS_CONNECTIONS, connections)?,
+        connections_per_source: layers.checked(&keys::LIMITS_CONNECTIONS_PER_SOURCE, connections)?,
         database,
         kek_file,
         token,
@@ -158,15 +189,50 @@ fn wrong<T>(what: impl Into<String>) -> Result<T, String> {
     Err(what.into())
 }
 
-fn listen(layers: &Layers) -> Result<SocketAddr, Error> {
+/// Certificate and key come together, and client certificates only with them.
+fn tls(layers: &Layers) -> Result<Option<Tls>, Error> {
+    let file = |key| layers.checked(key, optional_path);
+    let [cert_file, key_file, client_ca_file] =
+        [file(&keys::TLS_CERT_FILE)?, file(&keys::TLS_KEY_FILE)?, file(&keys::TLS_CLIENT_CA_FILE)?];
+    let lone = |key| layers.checked(key, |_| wrong("is of no use alone"));
+    match (cert_file, key_file, client_ca_file) {
+        (Some(cert_file), Some(key_file), client_ca_file) => {
+            Ok(Some(Tls { cert_file, key_file, client_ca_file }))
+        }
+        (None, None, None) => Ok(None),
+        (Some(_), None, _) => lone(&keys::TLS_CERT_FILE),
+        (None, Some(_), _) => lone(&keys::TLS_KEY_FILE),
+        (None, None, Some(_)) => lone(&keys::TLS_CLIENT_CA_FILE),
+    }
+}
+
+fn optional_path(text: &str) -> Result<Option<PathBuf>, String> {
+    match text {
+        "" => wrong("is empty"),
+        "none" => Ok(None),
+        path => Ok(Some(PathBuf::from(path))),
+    }
+}
+
+fn drain_delay(text: &str) -> Result<Duration, String> {
+    let Ok(delay) = humantime::parse_duration(text) else { return wrong("is not a length of time") };
+    if delay <= Duration::from_mins(5) { Ok(delay) } else { wrong("is too long") }
+}
+
+fn connections(text: &str) -> Result<usize, String> {
+    let Ok(number) = text.parse() else { return wrong("is not a whole number") };
+    if (1..=1_000_000).contains(&number) { Ok(number) } else { wrong("is too small or too large") }
+}
+
+fn listen(layers: &Layers, tls: bool) -> Result<SocketAddr, Error> {
     let insecure = layers.checked(&keys::SERVER_INSECURE_LISTEN, boolean)?;
     layers.checked(&keys::SERVER_LISTEN, |text| {
         let Ok(address) = text.parse::<SocketAddr>() else { return wrong("is not an IP address and a port") };
-        if !insecure && !address.ip().to_canonical().is_loopback() {
+        if !tls && !insecure && !address.ip().to_canonical().is_loopback() {
             return wrong(
-                "can be reached from other machines, and this version does not speak TLS yet: keys would cross the \
-                 network readable. Put a TLS proxy on this machine in front of it, or set server.insecure_listen = true \
-                 if the network between is yours alone",
+                "can be reached from other machines, and without TLS keys would cross the network readable. Set \
+                 tls.cert_file and tls.key_file, put a TLS proxy on this machine in front of it, or set \
+                 server.insecure_listen = true if the network between is yours alone",
             );
         }
         Ok(address)
@@ -188,13 +254,18 @@ fn metrics_listen(layers: &Layers) -> Result<Option<SocketAddr>, Error> {
 }
 
 /// The default cannot be told before the port is bound, so `None` stands for it; the text shown is what it will be like.
-fn public_url(layers: &mut Layers, listen: SocketAddr) -> Result<Option<String>, Error> {
+fn public_url(layers: &mut Layers, listen: SocketAddr, tls: bool) -> Result<Option<String>, Error> {
     if layers.is_given(&keys::SERVER_PUBLIC_URL) {
         layers.checked(&keys::SERVER_PUBLIC_URL, url::public).map(Some)
     } else {
-        layers.derive(&keys::SERVER_PUBLIC_URL, format_args!("http://{listen}"));
+        layers.derive(&keys::SERVER_PUBLIC_URL, format_args!("{}://{listen}", scheme(tls)));
         Ok(None)
     }
+}
+
+/// What the addresses of the server begin with.
+fn scheme(tls: bool) -> &'static str {
+    if tls { "https" } else { "http" }
 }
 
 fn database(layers: &mut Layers, data_dir: &Path) -> Result<PathBuf, Error> {

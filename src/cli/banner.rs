@@ -85,7 +85,7 @@ impl Banner<'_> {
         }
         let (issuer, address) = (self.issuer, self.address);
         let _ = writeln!(text, "Keydesk {} serves {issuer}", env!("CARGO_PKG_VERSION"));
-        if *issuer != format!("http://{address}") {
+        if self.config.public_url.is_some() {
             let _ = writeln!(text, "Listening on:      {address}");
         }
         let _ = writeln!(text, "API documentation: {issuer}/docs\n");

@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use serde::Serialize;
 
-use super::{alerts, failure::Failure, output::Output};
+use super::{alerts, failure::Failure, output::Output, serve::load_tls};
 use crate::config::{self, Environment, Flags, Value};
 
 #[derive(Debug, Subcommand)]
@@ -12,7 +12,7 @@ pub(super) enum Command {
     #[command(after_help = "Example:
   KEYDESK_SERVER__LISTEN=127.0.0.1:9000 keydesk config check
 
-Nothing is opened or changed, and no secret is printed.")]
+Nothing is changed, and no secret is printed.")]
     Check,
 }
 
@@ -46,6 +46,7 @@ pub(super) fn run(flags: &Flags, out: Output) -> Result<(), Failure> {
     let secrets = environment.secrets()?;
     secrets.found.check()?;
     alerts::endpoints(&config, secrets.webhook_key)?;
+    load_tls(&config)?;
     let values: Vec<Shown<'_>> = config.values.iter().map(Shown::from).collect();
     out.list(&values, ["key", "value", "source"], |value| {
         [value.key.to_owned(), value.value.to_owned(), value.source.clone()]

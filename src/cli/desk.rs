@@ -21,7 +21,7 @@ impl Desk {
     /// Opens the desk that is there. It may be served at the same time.
     pub(super) async fn open(config: &Config, out: Output) -> Result<Self, Failure> {
         // No token is issued here, so that the port need not be the one really bound.
-        let issuer = config.public_url.clone().unwrap_or_else(|| format!("http://{}", config.listen));
+        let issuer = config.issuer(config.listen);
         let app = location(config).open(settings(config, issuer), surroundings()).await?;
         Ok(Self { app, caller: caller(), out })
     }

@@ -3,11 +3,12 @@
 //! The order is what makes a failed start harmless: everything that can be refused is refused (configuration, secrets
 //! in the environment, another server on this desk, a port in use) before the first thing is made.
 
-use std::{fs, io, net::SocketAddr, os::unix::fs::DirBuilderExt as _, sync::Arc};
+use std::{fs, io, net::SocketAddr, os::unix::fs::DirBuilderExt as _, sync::Arc, time::Duration};
 
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     signal::unix::{Signal, SignalKind, signal},
+    sync::Notify,
 };
 
 use super::{
@@ -24,10 +25,19 @@ use crate::{
     },
     config::{Config, Environment, Secrets},
     crypto::{SystemEntropy, generate_password, password::normalise},
-    http,
-    model::{Action, Caller, PrincipalName},
+    http::{
+        self,
+        tls::{Files, Tls},
+    },
+    model::{Action, Caller, Clock as _, PrincipalName, SystemClock},
     secret::Secret,
 };
+
+/// How much of an answer the operating system keeps for a client that does not read: nearly all answers fit, and a thousand
+/// such clients do not use up its memory.
+const SEND_BUFFER: u32 = 128 * 1024;
+/// How many clients may wait to be accepted. When it overflows, honest ones wait for a second, as TCP has it.
+const BACKLOG: u32 = 4096;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -42,16 +52,17 @@ pub(super) async fn run(config: &Config, environment: Environment) -> Result<(),
     drop(environment);
     secrets.found.check()?;
     let endpoints = alerts::endpoints(config, secrets.webhook_key.take())?;
+    let tls = load_tls(config)?;
     let location = desk::location(config);
     check_admin_password(config, &location, &secrets)?;
     let _lock = location.lock()?;
-    let listener = bind(config.listen, "--listen").await?;
+    let listener = bind(config.listen, "--listen")?;
     let address = listener.local_addr().map_err(|error| Failure::because("cannot listen", &error))?;
     let metrics = match config.metrics_listen {
-        Some(address) => Some(bind(address, "metrics.listen").await?),
+        Some(address) => Some(bind(address, "metrics.listen")?),
         None => None,
     };
-    let issuer = config.public_url.clone().unwrap_or_else(|| format!("http://{address}"));
+    let issuer = config.issuer(address);
     let settings = desk::settings(config, issuer.clone());
     let caller = desk::caller();
     let admin = if location.exists() {
@@ -81,16 +92,29 @@ pub(super) async fn run(config: &Config, environment: Environment) -> Result<(),
     for endpoint in endpoints {
         tokio::spawn(endpoint.run(Arc::clone(&app)));
     }
-    until_stopped(listener, app, &caller, signals).await
+    let options = http::Options {
+        tls: tls.map(Arc::new),
+        reload: Arc::clone(&signals.reload),
+        connections: config.connections,
+        connections_per_source: config.connections_per_source,
+    };
+    let stop = signals.stop(Arc::clone(&app), config.drain_delay);
+    until_stopped(http::serve(listener, Arc::clone(&app), options, stop), &app, &caller).await
+}
+
+/// The certificate, if the server is to speak TLS.
+pub(super) fn load_tls(config: &Config) -> Result<Option<Tls>, Failure> {
+    let Some(tls) = config.tls.clone() else { return Ok(None) };
+    let files = Files { certificate: tls.cert_file, key: tls.key_file, client_ca: tls.client_ca_file };
+    Tls::load(files, SystemClock.now()).map(Some).map_err(|error| Failure::Failed(error.to_string()))
 }
 
 async fn until_stopped(
-    listener: TcpListener,
-    app: Arc<App>,
+    serving: impl Future<Output = io::Result<()>>,
+    app: &App,
     caller: &Caller,
-    signals: Signals,
 ) -> Result<(), Failure> {
-    let served = http::serve(listener, Arc::clone(&app), stop_signal(Arc::clone(&app), signals)).await;
+    let served = serving.await;
     let written = app.record_lifecycle(caller, Action::ServerStop).await;
     app.close().await;
     tracing::info!("stopped");
@@ -111,8 +135,15 @@ fn admin_name() -> Result<PrincipalName, Failure> {
     "admin".parse().map_err(|error| Failure::because("admin", &error))
 }
 
-async fn bind(address: SocketAddr, setting: &str) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).await.map_err(|error| match error.kind() {
+fn bind(address: SocketAddr, setting: &str) -> Result<TcpListener, Failure> {
+    let listen = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.set_send_buffer_size(SEND_BUFFER)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen().map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => Failure::Failed(format!(
             "another program listens on {address} already; stop it, or choose another address with {setting}"
         )),
@@ -162,32 +193,46 @@ fn leave_in_file(config: &Config, password: &Secret) -> Result<AdminPassword, Fa
     Ok(AdminPassword::File(path))
 }
 
-/// What stops a server.
+/// What a server is told by signals.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// Notified at SIGHUP, which would end a process that does not listen to it.
+    reload: Arc<Notify>,
 }
 
 impl Signals {
     fn register() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        let reload = Arc::new(Notify::new());
+        let (mut hangup, notify) = (signal(SignalKind::hangup())?, Arc::clone(&reload));
+        tokio::spawn(async move {
+            while hangup.recv().await.is_some() {
+                notify.notify_one();
+            }
+        });
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            reload,
+        })
     }
 
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
+    /// Completes when the server is to stop accepting: `delay` after the first SIGTERM, so that load balancers notice, or
+    /// at once after Ctrl-C. The second signal ends the process.
+    async fn stop(mut self, app: Arc<App>, delay: Duration) {
+        let delay = tokio::select! {
+            _ = self.terminate.recv() => delay,
+            _ = self.interrupt.recv() => Duration::ZERO,
+        };
+        app.start_draining();
+        tracing::info!("stopping: finishing the requests that are under way; a second signal stops at once");
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = self.terminate.recv() => {}
+                _ = self.interrupt.recv() => {}
+            }
+            std::process::exit(1);
+        });
+        tokio::time::sleep(delay).await;
     }
-}
-
-/// Completes at the first signal; the second one ends the process at once.
-async fn stop_signal(app: Arc<App>, mut signals: Signals) {
-    signals.next().await;
-    app.start_draining();
-    tracing::info!("stopping: finishing the requests that are under way; a second signal stops at once");
-    tokio::spawn(async move {
-        signals.next().await;
-        std::process::exit(1);
-    });
 }

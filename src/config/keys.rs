@@ -59,16 +59,16 @@ pub const SERVER_LISTEN: Key = Key {
     default: Default::Text("127.0.0.1:8000"),
     kind: Kind::Text,
     allowed: "an IP address and a port, such as 127.0.0.1:8000 or [::1]:8000; port 0 is any free one",
-    meaning: "where the server listens; an address that is not loopback needs server.insecure_listen",
+    meaning: "where the server listens; an address that is not loopback needs TLS or server.insecure_listen",
 };
 
 /// The URL under which clients know the desk.
 pub const SERVER_PUBLIC_URL: Key = Key {
     name: "server.public_url",
-    default: Default::Derived("http:// and the address bound"),
+    default: Default::Derived("http:// or https:// and the address bound"),
     kind: Kind::Text,
     allowed: "a URL such as https://keys.example.com, without query, fragment or trailing slash",
-    meaning: "the URL under which clients know the desk: the issuer of its tokens",
+    meaning: "the URL under which clients know the desk: the issuer of its tokens and the only host name accepted",
 };
 
 /// Whether keys may cross the network unencrypted.
@@ -105,6 +105,60 @@ pub const ADMIN_ALLOW_FROM: Key = Key {
     kind: Kind::List,
     allowed: "anywhere, or 1 to 100 addresses and networks such as 10.0.0.0/8",
     meaning: "from where the desk can be administered and its book be read over HTTP",
+};
+
+/// How long the server goes on accepting once it is told to stop.
+pub const SERVER_DRAIN_DELAY: Key = Key {
+    name: "server.drain_delay",
+    default: Default::Text("1s"),
+    kind: Kind::Text,
+    allowed: "0s to 5m",
+    meaning: "how long the server says that it is not ready, and still accepts, before it stops",
+};
+
+/// The certificate of the listener.
+pub const TLS_CERT_FILE: Key = Key {
+    name: "tls.cert_file",
+    default: Default::Text("none"),
+    kind: Kind::Text,
+    allowed: "none or the path of a PEM file, together with tls.key_file",
+    meaning: "the certificate chain with which the server speaks TLS; read again when it changes",
+};
+
+/// The private key of the certificate.
+pub const TLS_KEY_FILE: Key = Key {
+    name: "tls.key_file",
+    default: Default::Text("none"),
+    kind: Kind::Text,
+    allowed: "none or the path of a PEM file that not everybody can read, together with tls.cert_file",
+    meaning: "the private key of the certificate",
+};
+
+/// Who signs the certificates of clients.
+pub const TLS_CLIENT_CA_FILE: Key = Key {
+    name: "tls.client_ca_file",
+    default: Default::Text("none"),
+    kind: Kind::Text,
+    allowed: "none or the path of a PEM file, together with tls.cert_file and tls.key_file",
+    meaning: "if set, clients must show a certificate signed by one of these",
+};
+
+/// How many connections there may be.
+pub const LIMITS_CONNECTIONS: Key = Key {
+    name: "limits.connections",
+    default: Default::Text("1024"),
+    kind: Kind::Integer,
+    allowed: "1 to 1000000",
+    meaning: "how many connections there may be; fewer if the process may not have as many files open",
+};
+
+/// How many connections one source may have.
+pub const LIMITS_CONNECTIONS_PER_SOURCE: Key = Key {
+    name: "limits.connections_per_source",
+    default: Default::Text("64"),
+    kind: Kind::Integer,
+    allowed: "1 to 1000000",
+    meaning: "how many of them one address (IPv6: one /64) may have; not for loopback and trusted proxies",
 };
 
 /// The database.
@@ -260,6 +314,12 @@ pub const KEYS: &[Key] = &[
     SERVER_TRUSTED_PROXIES,
     SERVER_ALLOW_FROM,
     ADMIN_ALLOW_FROM,
+    SERVER_DRAIN_DELAY,
+    TLS_CERT_FILE,
+    TLS_KEY_FILE,
+    TLS_CLIENT_CA_FILE,
+    LIMITS_CONNECTIONS,
+    LIMITS_CONNECTIONS_PER_SOURCE,
     DATABASE_URL,
     KEK_FILE,
     TOKEN_ALGORITHM,

@@ -72,6 +72,9 @@ fn every_key_can_be_set_in_the_file_and_in_the_environment() {
         ("server.trusted_proxies", "127.0.0.1, 10.0.0.0/8", "['127.0.0.1', '10.0.0.0/8']"),
         ("server.allow_from", "10.0.0.0/8", "'10.0.0.0/8'"),
         ("admin.allow_from", "10.0.0.0/8, ::1", "['10.0.0.0/8', '::1']"),
+        ("server.drain_delay", "0s", "'0s'"),
+        ("limits.connections", "10", "10"),
+        ("limits.connections_per_source", "5", "5"),
         ("database.url", "sqlite:///var/k.db", "'sqlite:///var/k.db'"),
         ("kek.file", "/run/kek", "'/run/kek'"),
         ("token.algorithm", "ES256", "'ES256'"),
@@ -146,6 +149,13 @@ fn what_is_wrong_is_said_without_repeating_the_value() {
         (&keys::SERVER_LISTEN, "0.0.0.0:8000", Some("can be reached from other machines")),
         (&keys::SERVER_LISTEN, "[::]:8000", Some("can be reached from other machines")),
         (&keys::SERVER_INSECURE_LISTEN, "yes", Some("is neither")),
+        (&keys::SERVER_DRAIN_DELAY, "SECRET", Some("is not a length of time")),
+        (&keys::SERVER_DRAIN_DELAY, "1h", Some("is too long")),
+        (&keys::TLS_CERT_FILE, "SECRET", Some("is of no use alone")),
+        (&keys::TLS_KEY_FILE, "SECRET", Some("is of no use alone")),
+        (&keys::TLS_CLIENT_CA_FILE, "SECRET", Some("is of no use alone")),
+        (&keys::LIMITS_CONNECTIONS, "0", Some("is too small or too large")),
+        (&keys::LIMITS_CONNECTIONS_PER_SOURCE, "SECRET", Some("is not a whole number")),
         (
             &keys::DATABASE_URL,
             "postgres://u:SECRET@h/d",
@@ -226,6 +236,19 @@ fn metrics_are_off_or_for_this_machine_unless_it_is_said_otherwise() {
     let open = [listen("0.0.0.0:9464"), ("KEYDESK_SERVER__INSECURE_LISTEN", "true")];
     assert!(load_with("", &open).unwrap().metrics_listen.is_some());
     assert!(load_with("", &[listen("on")]).unwrap_err().contains("allowed: off, or an IP"));
+}
+
+#[test]
+fn with_tls_an_address_may_be_public_and_the_issuer_is_https() {
+    let files = [("KEYDESK_TLS__CERT_FILE", "cert.pem"), ("KEYDESK_TLS__KEY_FILE", "key.pem")];
+    let everywhere = ("KEYDESK_SERVER__LISTEN", "0.0.0.0:443");
+    let config = load_with("tls.client_ca_file = 'ca.pem'", &[files[0], files[1], everywhere]).unwrap();
+    assert_eq!(config.issuer("192.0.2.1:443".parse().unwrap()), "https://192.0.2.1:443");
+    let tls = config.tls.unwrap();
+    let paths = [Some(tls.cert_file), Some(tls.key_file), tls.client_ca_file];
+    assert_eq!(paths, ["cert.pem", "key.pem", "ca.pem"].map(|path| Some(path.into())));
+    let plain = load_with("", &[]).unwrap();
+    assert_eq!(plain.issuer(plain.listen), "http://127.0.0.1:8000");
 }
 
 #[test]

@@ -4,27 +4,57 @@
 //! a unit of work is never cut in the middle, and a panic in it becomes a 500 that takes nothing else along. Each response
 //! gets the identifier, the security headers, and `Cache-Control: no-store` unless its handler knows better.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use hyper::body::Incoming;
+use hyper::body::{Bytes, Incoming};
 use poem::{
-    Addr, Endpoint, IntoResponse, Request, Response,
+    Addr, Body, Endpoint, IntoResponse, Request, RequestParts, Response,
     endpoint::BoxEndpoint,
-    http::{HeaderName, HeaderValue, Method, StatusCode, header, uri::Scheme},
+    http::{HeaderName, HeaderValue, Method, StatusCode, Version, header, request::Parts, uri::Scheme},
     web::{LocalAddr, RemoteAddr},
 };
 
-use super::{error, peer::Client};
+use super::{
+    error::{self, Refusal},
+    host::Hosts,
+    intake,
+    peer::Client,
+    server::guest::Guest,
+};
 use crate::{app::App, metrics::Metrics, model::Origin};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// How long a client is kept waiting for an answer. The work goes on without it.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
 
 /// All routes, with what surrounds them.
 pub(super) struct Edge {
     routes: Arc<BoxEndpoint<'static>>,
     app: Arc<App>,
-    table: Vec<(Arc<str>, Vec<Method>)>,
+    hosts: Hosts,
+    table: Vec<Known>,
     no_route: Arc<str>,
+}
+
+/// A route that there is.
+struct Known {
+    template: Arc<str>,
+    methods: Vec<Method>,
+    /// The methods that take a body.
+    bodies: Vec<Method>,
+}
+
+/// What a request has come over.
+#[derive(Clone)]
+pub(super) struct Connection {
+    pub(super) peer: SocketAddr,
+    /// Whether it came over TLS.
+    pub(super) secure: bool,
+    pub(super) guest: Arc<Guest>,
 }
 
 /// The identifier of the request at hand.
@@ -33,20 +63,21 @@ struct RequestId(String);
 
 impl Edge {
     /// Surrounds `routes`; `document` says which paths have which methods.
-    pub(super) fn new(routes: BoxEndpoint<'static>, app: Arc<App>, document: &serde_json::Value) -> Self {
+    pub(super) fn new(
+        routes: BoxEndpoint<'static>,
+        app: Arc<App>,
+        hosts: Hosts,
+        document: &serde_json::Value,
+    ) -> Self {
         let paths = document["paths"].as_object().into_iter().flatten();
-        let methods = |operations: &serde_json::Value| {
-            operations
-                .as_object()
-                .into_iter()
-                .flatten()
-                .filter_map(|(name, _)| name.to_uppercase().parse().ok())
-                .collect()
+        let mut table: Vec<_> = paths.map(|(path, operations)| Known::of(path, operations)).collect();
+        let page = |path: &&str| Known {
+            template: Arc::from(*path),
+            methods: vec![Method::GET],
+            bodies: Vec::new(),
         };
-        let mut table: Vec<_> =
-            paths.map(|(path, operations)| (Arc::from(path.as_str()), methods(operations))).collect();
-        table.extend(super::docs::PATHS.iter().map(|path| (Arc::from(*path), vec![Method::GET])));
-        Self { routes: Arc::new(routes), app, table, no_route: Arc::from("none") }
+        table.extend(super::docs::PATHS.iter().map(page));
+        Self { routes: Arc::new(routes), app, hosts, table, no_route: Arc::from("none") }
     }
 
     /// Where connections are counted.
@@ -54,34 +85,45 @@ impl Edge {
         self.app.metrics()
     }
 
+    /// Whether the number of connections from `address` is limited: not where one speaks for many.
+    pub(super) fn limits(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        !address.is_loopback() && !self.app.settings().trusts_proxy(address)
+    }
+
     /// Answers a request.
-    pub(super) async fn answer(&self, request: hyper::Request<Incoming>, peer: SocketAddr) -> Response {
+    pub(super) async fn answer(
+        &self,
+        request: hyper::Request<Incoming>,
+        connection: &Connection,
+    ) -> Response {
         let (begun, _in_flight) = (Instant::now(), self.app.metrics().request_begins());
         let request_id = self.app.new_request_id();
-        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        let remote = RemoteAddr(Addr::SocketAddr(peer));
-        let client = Client::of(peer, request.headers(), self.app.settings());
-        let mut request = Request::from((request, LocalAddr::default(), remote, Scheme::HTTP));
-        request.extensions_mut().insert(RequestId(request_id.clone()));
-        request.extensions_mut().insert(client);
-
-        let (routes, app) = (Arc::clone(&self.routes), Arc::clone(&self.app));
-        let answer = tokio::spawn(async move {
-            client.check(&app, &request).await?;
-            routes.call(request).await.map(IntoResponse::into_response)
-        });
-        let mut response = match answer.await {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => error::render(error, &request_id),
-            Err(_) => error::render_panic(&request_id),
+        let (parts, body) = request.into_parts();
+        let (method, version) = (parts.method.clone(), parts.version);
+        let (uri, chunked) = (parts.uri.clone(), parts.headers.contains_key(header::TRANSFER_ENCODING));
+        let path = uri.path();
+        let route = self.table.iter().find(|route| matches(&route.template, path));
+        let client = Client::of(connection.peer, &parts.headers, self.app.settings());
+        let mut response = match self.take_in(parts, body, route, connection).await {
+            Ok(request) => self.work(request, path, client, &request_id).await,
+            Err(refusal) => {
+                let mut response = refusal.render(path, &request_id);
+                // What is left of the request is not read.
+                close(&mut response, version);
+                response
+            }
         };
-        let route = self.table.iter().find(|(template, _)| matches(template, &path));
-        if let (StatusCode::METHOD_NOT_ALLOWED, Some((_, methods))) = (response.status(), route) {
-            response.headers_mut().insert(header::ALLOW, allow(methods));
+        if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+            response.headers_mut().insert(header::ALLOW, allow(route));
         }
-        finish(&mut response, &request_id);
+        // Somebody on the way may have seen another end of a chunked body (RFC 9112 §6.1): nothing comes after one.
+        if chunked || self.app.is_draining() {
+            close(&mut response, version);
+        }
+        finish(&mut response, &request_id, connection.secure);
         // The template, never the path: people paste secrets into addresses.
-        let route = route.map_or(&self.no_route, |(template, _)| template);
+        let route = route.map_or(&self.no_route, |route| &route.template);
         self.app.metrics().request(route, known(&method), response.status().as_u16(), begun.elapsed());
         tracing::info!(
             request_id,
@@ -93,6 +135,67 @@ impl Edge {
             "request"
         );
         response
+    }
+
+    /// The request with its whole body, or why it is not one for us.
+    async fn take_in(
+        &self,
+        parts: Parts,
+        body: Incoming,
+        route: Option<&Known>,
+        connection: &Connection,
+    ) -> Result<Request, Refusal> {
+        intake::check(&parts)?;
+        self.hosts.check(parts.version, &parts.uri, &parts.headers)?;
+        if matches!(parts.method, Method::TRACE | Method::CONNECT) {
+            return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "no resource has this method"));
+        }
+        let wanted = route.is_some_and(|route| route.bodies.contains(&parts.method));
+        let bytes = if wanted { intake::body(body, &connection.guest).await? } else { Bytes::new() };
+        let remote = RemoteAddr(Addr::SocketAddr(connection.peer));
+        let scheme = if connection.secure { Scheme::HTTPS } else { Scheme::HTTP };
+        let parts = RequestParts::from((parts, LocalAddr::default(), remote, scheme));
+        Ok(Request::from_parts(parts, Body::from_bytes(bytes)))
+    }
+
+    /// Has the request answered by whoever answers such requests.
+    async fn work(&self, mut request: Request, path: &str, client: Client, request_id: &str) -> Response {
+        request.extensions_mut().insert(RequestId(request_id.to_owned()));
+        request.extensions_mut().insert(client);
+        let (routes, app) = (Arc::clone(&self.routes), Arc::clone(&self.app));
+        let answer = tokio::spawn(async move {
+            client.check(&app, &request).await?;
+            routes.call(request).await.map(IntoResponse::into_response)
+        });
+        match tokio::time::timeout(REQUEST_DEADLINE, answer).await {
+            Ok(Ok(Ok(response))) => response,
+            Ok(Ok(Err(error))) => error::render(error, request_id),
+            Ok(Err(_)) => error::render_panic(request_id),
+            Err(_) => Refusal::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "this takes too long, and goes on by itself: look what became of it before you try again",
+            )
+            .render(path, request_id),
+        }
+    }
+}
+
+impl Known {
+    /// A path of the document.
+    fn of(path: &str, operations: &serde_json::Value) -> Self {
+        let operations = || operations.as_object().into_iter().flatten();
+        let method = |(name, _): (&String, _)| name.to_uppercase().parse().ok();
+        let methods = operations().filter_map(method).collect();
+        let takes_body = |(_, operation): &(_, &serde_json::Value)| !operation["requestBody"].is_null();
+        let bodies = operations().filter(takes_body).filter_map(method).collect();
+        Self { template: Arc::from(path), methods, bodies }
+    }
+}
+
+/// Tells an HTTP/1.1 client that this is the last answer on its connection.
+fn close(response: &mut Response, version: Version) {
+    if version < Version::HTTP_2 {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
 }
 
@@ -117,8 +220,9 @@ fn matches(template: &str, path: &str) -> bool {
 }
 
 /// RFC 9110 §10.2.1. GET brings HEAD with it.
-fn allow(methods: &[Method]) -> HeaderValue {
-    let mut names: Vec<_> = methods.iter().map(Method::as_str).collect();
+fn allow(route: Option<&Known>) -> HeaderValue {
+    let methods = route.into_iter().flat_map(|route| &route.methods);
+    let mut names: Vec<_> = methods.map(Method::as_str).collect();
     if names.contains(&"GET") {
         names.push("HEAD");
     }
@@ -131,10 +235,14 @@ fn known(method: &Method) -> &'static str {
     known.into_iter().find(|name| *name == method.as_str()).unwrap_or("other")
 }
 
-fn finish(response: &mut Response, request_id: &str) {
+fn finish(response: &mut Response, request_id: &str, secure: bool) {
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(request_id) {
         headers.insert(X_REQUEST_ID, value);
+    }
+    if secure {
+        let year = HeaderValue::from_static("max-age=31536000");
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, year);
     }
     let defaults = [
         (header::CACHE_CONTROL, "no-store"),

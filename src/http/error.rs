@@ -75,6 +75,13 @@ enum Form {
     Problem,
 }
 
+impl Form {
+    /// The form of errors at `path`.
+    fn at(path: &str) -> Self {
+        if matches!(path, "/token" | "/revoke" | "/introspect") { Self::OAuth } else { Self::Problem }
+    }
+}
+
 /// An operation's error on its way to the edge.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
@@ -126,8 +133,7 @@ pub(super) fn oauth_problem(error: app::Error) -> poem::Error {
 
 /// An error that is found before a request reaches its route.
 pub(super) fn in_form_of(path: &str, error: app::Error) -> poem::Error {
-    let is_oauth = matches!(path, "/token" | "/revoke" | "/introspect");
-    travel(error, if is_oauth { Form::OAuth } else { Form::Problem })
+    travel(error, Form::at(path))
 }
 
 fn travel(error: app::Error, form: Form) -> poem::Error {
@@ -152,6 +158,33 @@ fn status(error: &app::Error) -> StatusCode {
         E::Busy | E::Stale | E::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         E::Internal(_) | E::Refused(_) => StatusCode::INTERNAL_SERVER_ERROR,
         _ => StatusCode::BAD_REQUEST,
+    }
+}
+
+/// A request that is not looked at, or not answered, by any operation.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) status: StatusCode,
+    detail: &'static str,
+}
+
+impl Refusal {
+    pub(super) fn new(status: StatusCode, detail: &'static str) -> Self {
+        Self { status, detail }
+    }
+
+    /// Gives it its final form.
+    pub(super) fn render(&self, path: &str, request_id: &str) -> Response {
+        let unavailable = self.status == StatusCode::SERVICE_UNAVAILABLE;
+        let mut response = match Form::at(path) {
+            Form::OAuth if unavailable => oauth_body(self.status, "temporarily_unavailable", self.detail),
+            Form::OAuth => oauth_body(self.status, "invalid_request", self.detail),
+            Form::Problem => problem_response(self.status, self.detail, request_id),
+        };
+        if unavailable {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
     }
 }
 
@@ -230,7 +263,11 @@ fn oauth_response(status: StatusCode, error: &app::Error) -> Response {
         app::Error::Elsewhere => "access_denied",
         other => other.code(),
     };
-    let body = serde_json::json!({ "error": code, "error_description": printable(&error.to_string()) });
+    oauth_body(status, code, &error.to_string())
+}
+
+fn oauth_body(status: StatusCode, code: &str, description: &str) -> Response {
+    let body = serde_json::json!({ "error": code, "error_description": printable(description) });
     json_response(status, "application/json", &body)
 }
 
@@ -259,7 +296,6 @@ fn framework_detail(status: StatusCode) -> &'static str {
         StatusCode::NOT_FOUND => "there is no such resource; /docs lists those there are",
         StatusCode::METHOD_NOT_ALLOWED => "this resource does not have this method; see the Allow header",
         StatusCode::UNSUPPORTED_MEDIA_TYPE => "the body has the wrong media type",
-        StatusCode::PAYLOAD_TOO_LARGE => "the body is too large",
         StatusCode::PRECONDITION_REQUIRED => {
             "say with If-Match which version you have read: the ETag you were given with it"
         }

@@ -3,8 +3,6 @@
 //! Read by hand: poem-openapi's form accepts a body of any size, takes the last of repeated parameters, and answers a wrong
 //! content type in plain text.
 
-use std::time::Duration;
-
 use base64::{Engine, engine::general_purpose::STANDARD};
 use percent_encoding::percent_decode_str;
 use poem::{
@@ -27,10 +25,8 @@ use crate::{
 
 /// The media type of forms.
 const FORM: &str = "application/x-www-form-urlencoded";
-/// A longer form is not read: no parameter of ours needs more.
+/// A longer form is refused: no parameter of ours needs more.
 const MAX_BODY: usize = 16 * 1024;
-/// How long a client may take to send its form.
-const BODY_DEADLINE: Duration = Duration::from_secs(15);
 
 /// The parameters of a form that have a value.
 #[derive(Debug, Default)]
@@ -142,12 +138,9 @@ async fn read(
     if query.split('&').any(|pair| parameters.contains(&pair.split('=').next().unwrap_or_default())) {
         return Err(invalid("parameters belong in the body, not in the address"));
     }
-    let body = body.take().map_err(|_| invalid("the body is missing"))?.into_bytes_limit(MAX_BODY);
-    let bytes = match tokio::time::timeout(BODY_DEADLINE, body).await {
-        Ok(Ok(bytes)) => bytes,
-        Ok(Err(_)) => return Err(invalid("the body is longer than 16 KiB, or broke off")),
-        Err(_) => return Err(invalid("the body took too long to arrive")),
-    };
+    let body = body.take().map_err(|_| invalid("the body is missing"))?;
+    let bytes =
+        body.into_bytes_limit(MAX_BODY).await.map_err(|_| invalid("the body is longer than 16 KiB"))?;
     let text = std::str::from_utf8(&bytes).map_err(|_| invalid("the body is not a form in UTF-8"))?;
     parse(text, parameters)
 }

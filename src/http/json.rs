@@ -4,9 +4,7 @@
 //! messages what was sent. Here serde reads the body into the type that the specification describes: unknown and repeated
 //! fields and wrong types are refused, and a message names a field of ours at most.
 
-use std::time::Duration;
-
-use poem::{Request, RequestBody, Result, error::ReadBodyError, http::StatusCode};
+use poem::{Request, RequestBody, Result, http::StatusCode};
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ExtractParamOptions,
     registry::{MetaMediaType, MetaRequest, Registry},
@@ -18,10 +16,6 @@ use super::{error::problem, form::has_media_type, schema::OURS};
 use crate::app::Error;
 
 const JSON: &str = "application/json";
-/// A longer body is not read: nothing of ours needs more.
-const MAX_BODY: usize = 64 * 1024;
-/// How long a client may take to send its body.
-const BODY_DEADLINE: Duration = Duration::from_secs(15);
 
 /// A body that is a `T`, which must refuse unknown fields.
 pub(super) struct Json<T>(pub(super) T);
@@ -48,20 +42,10 @@ impl<'a, T: DeserializeOwned + Type> ApiExtractor<'a> for Json<T> {
         if !has_media_type(request.headers(), JSON) {
             return Err(poem::Error::from_status(StatusCode::UNSUPPORTED_MEDIA_TYPE));
         }
-        let body = body.take().map_err(|_| invalid("the body is missing"))?.into_bytes_limit(MAX_BODY);
-        match tokio::time::timeout(BODY_DEADLINE, body).await {
-            Ok(Ok(bytes)) => parse(&bytes).map(Self).map_err(problem),
-            Ok(Err(ReadBodyError::PayloadTooLarge)) => {
-                Err(poem::Error::from_status(StatusCode::PAYLOAD_TOO_LARGE))
-            }
-            Ok(Err(_)) => Err(invalid("the body broke off")),
-            Err(_) => Err(invalid("the body took too long to arrive")),
-        }
+        // Whole and not too long: the edge has seen to that.
+        let bytes = body.take()?.into_bytes().await?;
+        parse(&bytes).map(Self).map_err(problem)
     }
-}
-
-fn invalid(detail: &str) -> poem::Error {
-    problem(Error::Invalid(detail.to_owned()))
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {

@@ -12,6 +12,8 @@ mod edge;
 mod error;
 mod form;
 mod health;
+mod host;
+mod intake;
 mod json;
 mod llm_keys;
 mod me;
@@ -23,6 +25,7 @@ mod query;
 mod schema;
 mod server;
 mod spec;
+pub mod tls;
 mod token;
 mod well_known;
 
@@ -30,7 +33,7 @@ use std::{future::Future, io, sync::Arc};
 
 use poem::{EndpointExt, Route};
 use poem_openapi::{LicenseObject, OpenApiService, Tags};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Notify, task::JoinSet};
 
 pub use metrics::serve as serve_metrics;
 
@@ -104,23 +107,46 @@ pub fn spec_yaml() -> String {
     spec::yaml(&spec::document(&service()))
 }
 
+/// How the desk is served.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// TLS, if the listener speaks it.
+    pub tls: Option<Arc<tls::Tls>>,
+    /// Notified when the certificate is to be read again at once.
+    pub reload: Arc<Notify>,
+    /// How many connections there may be.
+    pub connections: usize,
+    /// How many of them may come from one source.
+    pub connections_per_source: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { tls: None, reload: Arc::default(), connections: 1024, connections_per_source: 64 }
+    }
+}
+
 /// Serves the desk on `listener` until `shutdown` completes, then finishes the requests it has accepted.
 pub async fn serve(
     listener: TcpListener,
     app: Arc<App>,
+    options: Options,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let service = service();
     let document = spec::document(&service);
     let routes = docs::routes(&service, &document).nest_no_strip("/", service);
-    let upkeep = Arc::clone(&app).upkeep();
+    let hosts = host::Hosts::new(&app.settings().issuer, listener.local_addr()?);
     let edge = edge::Edge::new(
         Route::new().nest_no_strip("/", routes).data(Arc::clone(&app)).boxed(),
-        app,
+        Arc::clone(&app),
+        hosts,
         &document,
     );
-    let upkeep = tokio::spawn(upkeep);
-    let served = server::run(listener, Arc::new(edge), shutdown).await;
-    upkeep.abort();
-    served
+    let mut beside = JoinSet::new();
+    beside.spawn(Arc::clone(&app).upkeep());
+    if let Some(tls) = &options.tls {
+        beside.spawn(Arc::clone(tls).follow(app, Arc::clone(&options.reload)));
+    }
+    server::run(listener, Arc::new(edge), &options, shutdown).await
 }

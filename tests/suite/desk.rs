@@ -118,9 +118,12 @@ impl Desk {
         let app = Arc::new(location.open(settings, surroundings).await.unwrap());
         let (stop, stopped) = oneshot::channel::<()>();
         let served = Arc::clone(&app);
-        tokio::spawn(
-            async move { keydesk::http::serve(listener, served, async { drop(stopped.await) }).await },
-        );
+        tokio::spawn(async move {
+            keydesk::http::serve(listener, served, keydesk::http::Options::default(), async {
+                drop(stopped.await);
+            })
+            .await
+        });
         Self { app, clock, url, http: Client::new(), directory, _stop: stop }
     }
 

@@ -1,0 +1,222 @@
+//! What a connection is doing, and since when: the one fact behind deadlines and the choice of who has to leave.
+//!
+//! A connection waits for its client (silent, in the middle of a header, idle between requests), takes in a body, is served,
+//! or writes an answer. The pieces that see this happen ([`super::stream`], the connection's task, the edge) say so here.
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{sync::Notify, time::Instant};
+
+/// How long a client may take for the TLS handshake.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// How long a client may take from the first byte of a request to the end of its headers; a new connection, to begin.
+const HEAD: Duration = Duration::from_secs(10);
+/// How long a connection is kept without a request.
+const IDLE: Duration = Duration::from_mins(1);
+/// How long a client may take to read an answer, or each [`PROGRESS`] of a long one.
+const ANSWER: Duration = Duration::from_secs(30);
+/// That many bytes written are progress: who takes them is not slow on purpose.
+const PROGRESS: usize = 256 * 1024;
+/// While it is served there is no deadline for the connection: the request has one.
+const NONE: Duration = Duration::from_hours(1);
+/// So long a client that sends a body or reads an answer is left alone even when somebody waits for its place.
+const GRACE: Duration = Duration::from_millis(250);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The TLS handshake.
+    Handshake,
+    /// A request is wanted, and what there is of it is not whole.
+    Head,
+    /// A request may come.
+    Idle,
+    /// Requests are under way.
+    Busy,
+    /// An answer is made and not yet with the operating system.
+    Writing,
+}
+
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    /// Since when it is in this phase.
+    since: Instant,
+    /// When it last began to wait for a complete request.
+    waiting: Instant,
+    /// Requests whose answers are not yet made.
+    open: usize,
+    /// Those of them whose bodies are still coming.
+    incomplete: usize,
+    /// Bytes written since the last progress.
+    written: usize,
+    /// HTTP/2: bytes that come need not belong to a request.
+    multiplexed: bool,
+}
+
+/// A connection, as the server sees it from outside.
+#[derive(Debug)]
+pub(in crate::http) struct Guest {
+    /// The address it counts for.
+    pub(super) source: IpAddr,
+    state: Mutex<State>,
+    dismissal: Notify,
+}
+
+impl Guest {
+    /// Somebody who has just connected.
+    pub(super) fn new(source: IpAddr) -> Self {
+        let now = Instant::now();
+        let state = State {
+            phase: Phase::Handshake,
+            since: now,
+            waiting: now,
+            open: 0,
+            incomplete: 0,
+            written: 0,
+            multiplexed: false,
+        };
+        Self { source, state: Mutex::new(state), dismissal: Notify::new() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The protocol is known, and the first request may come.
+    pub(super) fn welcome(&self, multiplexed: bool) {
+        let mut state = self.state();
+        state.multiplexed = multiplexed;
+        state.enter(Phase::Head);
+    }
+
+    /// Bytes have come.
+    pub(super) fn received(&self) {
+        let mut state = self.state();
+        if state.phase == Phase::Idle && !state.multiplexed {
+            state.enter(Phase::Head);
+        }
+    }
+
+    /// Bytes were taken by the operating system.
+    pub(super) fn wrote(&self, bytes: usize) {
+        let mut state = self.state();
+        state.written += bytes;
+        if state.written >= PROGRESS {
+            state.written = 0;
+            state.since = Instant::now();
+            state.waiting = state.since;
+        }
+    }
+
+    /// Everything that there was to write is with the operating system.
+    pub(super) fn flushed(&self) {
+        let mut state = self.state();
+        if state.phase == Phase::Writing {
+            state.enter(Phase::Idle);
+            state.waiting = state.since;
+        }
+    }
+
+    /// When its time is over, if nothing happens.
+    pub(super) fn deadline(&self) -> Instant {
+        let state = self.state();
+        let allowed = match state.phase {
+            Phase::Handshake => HANDSHAKE,
+            Phase::Head => HEAD,
+            Phase::Idle => IDLE,
+            Phase::Busy => NONE,
+            Phase::Writing => ANSWER,
+        };
+        state.since + allowed
+    }
+
+    /// Whether it has no complete request.
+    pub(super) fn is_waiting(&self) -> bool {
+        let state = self.state();
+        match state.phase {
+            Phase::Handshake | Phase::Head | Phase::Idle => true,
+            Phase::Busy => state.open == state.incomplete,
+            Phase::Writing => false,
+        }
+    }
+
+    /// Since when it holds a place for nothing, if it does.
+    pub(super) fn idle_since(&self, now: Instant) -> Option<Instant> {
+        let state = self.state();
+        let lingers = now.saturating_duration_since(state.since) > GRACE;
+        match state.phase {
+            Phase::Handshake | Phase::Head | Phase::Idle => Some(state.waiting),
+            Phase::Busy if state.open == state.incomplete && lingers => Some(state.since),
+            Phase::Writing if lingers => Some(state.since),
+            _ => None,
+        }
+    }
+
+    /// Asks it to leave at once.
+    pub(super) fn dismiss(&self) {
+        self.dismissal.notify_one();
+    }
+
+    /// Completes when it has to leave.
+    pub(super) async fn dismissed(&self) {
+        self.dismissal.notified().await;
+    }
+
+    /// A request has come, but for its body.
+    pub(super) fn request(self: &Arc<Self>) -> Open {
+        let mut state = self.state();
+        state.open += 1;
+        if state.open == 1 {
+            state.enter(Phase::Busy);
+        }
+        Open(Arc::clone(self))
+    }
+
+    /// The body of a request is coming, until what is returned is dropped.
+    pub(in crate::http) fn body(self: &Arc<Self>) -> Incomplete {
+        let mut state = self.state();
+        state.incomplete += 1;
+        state.since = Instant::now();
+        Incomplete(Arc::clone(self))
+    }
+}
+
+impl State {
+    fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.since = Instant::now();
+        self.written = 0;
+    }
+}
+
+/// A request under way: dropped with the last of its answer.
+#[derive(Debug)]
+pub(super) struct Open(Arc<Guest>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.open = state.open.saturating_sub(1);
+        if state.open == 0 {
+            // HTTP/2 writes many answers into one another: there, what is not read in time ends as an idle connection.
+            let next = if state.multiplexed { Phase::Idle } else { Phase::Writing };
+            state.enter(next);
+            state.waiting = state.since;
+        }
+    }
+}
+
+/// A body under way.
+#[derive(Debug)]
+pub(in crate::http) struct Incomplete(Arc<Guest>);
+
+impl Drop for Incomplete {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.incomplete = state.incomplete.saturating_sub(1);
+    }
+}

@@ -1,0 +1,123 @@
+//! How many connections there are at a time, and who makes room.
+//!
+//! When every place is taken, a newcomer gets that of the connection which has waited longest without a complete request.
+//! Clients that hold connections for nothing therefore cost each other their places, and an honest client, whose request
+//! is there within moments, does not notice them, even if it shares their address. Only when all are really being served
+//! does a newcomer wait, or, if they are all of its own address, have to go.
+
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
+
+use super::guest::Guest;
+
+/// How often a newcomer looks again for somebody to replace.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// All places.
+#[derive(Debug)]
+pub(super) struct Places {
+    free: Arc<Semaphore>,
+    size: usize,
+    per_source: usize,
+    guests: Mutex<Vec<Arc<Guest>>>,
+}
+
+/// One of them; free again when it is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) guest: Arc<Guest>,
+    places: Arc<Places>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Places {
+    pub(super) fn new(size: usize, per_source: usize) -> Arc<Self> {
+        let free = Arc::new(Semaphore::new(size));
+        Arc::new(Self { free, size, per_source, guests: Mutex::new(Vec::new()) })
+    }
+
+    fn guests(&self) -> MutexGuard<'_, Vec<Arc<Guest>>> {
+        self.guests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for a newcomer, or none if too many from there are being served. `limited` says whether its address counts.
+    pub(super) async fn take(self: &Arc<Self>, address: IpAddr, limited: bool) -> Option<Place> {
+        let source = source(address);
+        if limited {
+            let from_there = self.guests().iter().filter(|guest| guest.source == source).count();
+            if from_there >= self.per_source && !self.dismiss(|guest| guest.source == source) {
+                return None;
+            }
+        }
+        let permit = loop {
+            if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
+                break permit;
+            }
+            self.dismiss(|_| true);
+            if let Ok(Ok(permit)) = tokio::time::timeout(AGAIN, Arc::clone(&self.free).acquire_owned()).await
+            {
+                break permit;
+            }
+        };
+        let guest = Arc::new(Guest::new(source));
+        self.guests().push(Arc::clone(&guest));
+        Some(Place { guest, places: Arc::clone(self), _permit: permit })
+    }
+
+    /// Asks one of `those` to leave, the one that has waited longest; false if all are being served.
+    pub(super) fn dismiss(&self, those: impl Fn(&Guest) -> bool) -> bool {
+        let now = Instant::now();
+        let mut guests = self.guests();
+        let waiting = guests.iter().enumerate().filter(|(_, guest)| those(guest));
+        let waiting = waiting.filter_map(|(at, guest)| Some((guest.idle_since(now)?, at)));
+        let Some((_, at)) = waiting.min() else { return false };
+        // Out of the list at once, so that it does not count any more and is not asked twice.
+        guests.swap_remove(at).dismiss();
+        true
+    }
+
+    /// Completes when everybody has left.
+    pub(super) async fn empty(&self) {
+        let all = u32::try_from(self.size).unwrap_or(u32::MAX);
+        let _ = self.free.acquire_many(all).await;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut guests = self.places.guests();
+        if let Some(at) = guests.iter().position(|guest| Arc::ptr_eq(guest, &self.guest)) {
+            guests.swap_remove(at);
+        }
+    }
+}
+
+/// What counts as one source: an IPv4 address, or the network of an IPv6 address, in which anybody has as many as they like.
+fn source(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+        IpAddr::V4(address) => IpAddr::V4(address),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_in_a_network_are_one_source() {
+        let of = |text: &str| source(text.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+    }
+}
