@@ -17,6 +17,8 @@ import time
 import pytest
 import requests
 
+import canaries
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 WORK = ROOT / "target" / "interop"
 BINARY = os.environ.get("KEYDESK_BIN") or str(ROOT / "target" / "debug" / "keydesk")
@@ -66,19 +68,25 @@ class Desk:
             "KEYDESK_ADMIN_PASSWORD": PASSWORD,
             **settings,
         }
+        self.prefix = []  # what the server is started with
         self.process = None
         self.starts = 0
+        canaries.DESKS.append(self)
+        for secret in (self.service_api_key, self.env["KEYDESK_ADMIN_PASSWORD"], *self.keys.values()):
+            canaries.remember(secret, "the environment")
 
     # The server.
 
-    def start(self, wait=30):
-        """Starts the server and waits until it says that it is healthy."""
+    def start(self, wait=30, output=None):
+        """Starts the server and waits until it says that it is healthy. `output` takes the place of the log: where to print
+        and where to report."""
         self.starts += 1
         self.log = self.logs / f"serve-{self.starts}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [self.binary, "serve", "--listen", f"127.0.0.1:{self.port}"],
-                cwd=self.home, env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                [*self.prefix, self.binary, "serve", "--listen", f"127.0.0.1:{self.port}"],
+                cwd=self.home, env=self.env, stdin=subprocess.DEVNULL,
+                stdout=output[0] if output else log, stderr=output[1] if output else log,
                 umask=0,  # the strictest test of file modes: nothing is private unless keydesk makes it so
             )
         deadline = time.monotonic() + wait
@@ -128,6 +136,11 @@ class Desk:
         )
         with (self.logs / "cli.log").open("a") as log:
             log.write(done.stderr)
+            if arguments[0] in ("audit", "config"):
+                log.write(done.stdout)
+        for line in stdin.splitlines():
+            canaries.remember(line, f"what was typed at keydesk {' '.join(arguments[:2])}")
+        canaries.remember_body(done.stdout, f"keydesk {' '.join(arguments[:2])}")
         return done
 
     def cli(self, *arguments, stdin=""):
@@ -159,8 +172,22 @@ class Desk:
         return {variable.removesuffix("_API_KEY").lower(): key for variable, key in self.keys.items()}
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_secret_is_left_anywhere(tmp_path_factory):
+    """After everything: no secret that took part in any test is in any file that any desk wrote, nor in what it answered to
+    those who were refused."""
+    errors = tmp_path_factory.mktemp("answers") / "errors"
+    canaries.watch(requests.Session, errors)
+    yield
+    begun = time.monotonic()
+    found, places = canaries.search_everything(errors)
+    size = sum(path.stat().st_size for path in places) >> 20
+    print(f"\n{len(canaries.KNOWN)} secrets looked for in {len(places)} files ({size} MB), {time.monotonic() - begun:.0f} s")
+    assert found == []
+
+
 @pytest.fixture(scope="session")
-def new_desk(tmp_path_factory):
+def new_desk(tmp_path_factory, no_secret_is_left_anywhere):
     """Makes desks, and ends them all when the tests end."""
     desks = []
 

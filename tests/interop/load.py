@@ -7,6 +7,7 @@ told to go on.
 import asyncio
 import contextlib
 import json
+import math
 import os
 import pathlib
 import random
@@ -59,7 +60,7 @@ class Load:
             self.files.append(path)
             orders = {
                 "port": self.desk.port, "history": str(path), "clients": self.clients, "mix": self.mix,
-                "api_key": self.desk.service_api_key, "token": token,
+                "api_key": self.desk.service_api_key, "token": token, "password": self.desk.env["KEYDESK_ADMIN_PASSWORD"],
                 "groups": [{"source": source, "sessions": {name: secret for name, secret in self.sessions.items()
                                                            if name.startswith(f"{source} ")}} for source in sources],
                 **self.more,
@@ -127,7 +128,7 @@ class Process:
         pause = self.orders.get("pause", 0)
         if pause:
             await asyncio.sleep(random.uniform(0, pause))
-        while time.monotonic() < self.ends:
+        while time.monotonic() < self.ends and self.count < self.orders.get("requests", math.inf):
             begun = time.monotonic()
             name = random.choices(self.operations, self.weights)[0]
             self.count += 1
@@ -187,13 +188,17 @@ class Process:
         connection = Connection(self.orders["port"], f"127.{random.randint(90, 120)}.{random.randint(0, 255)}.{random.randint(1, 254)}")
         try:
             status, _, _ = await connection.form(
-                "/token", grant_type="password", username=f"nobody{secrets.token_hex(4)}", password=secrets.token_hex(12))
+                "/token", grant_type="password", username=f"nobody{secrets.token_hex(4)}", password=f"CANARY{secrets.token_hex(12)}")
             self.write(op="wrong_login", n=n, status=200 if status in (400, 429, 503) else status)
         finally:
             connection.close()
 
+    async def login(self, connection, n, _):
+        status, _, _ = await connection.form("/token", grant_type="password", username="admin", password=self.orders["password"])
+        self.write(op="login", n=n, status=200 if status == 503 else status)
+
     async def wrong_key(self, connection, n, _):
-        status, _, _ = await connection.ask("GET", "/llm-keys", {"X-API-Key": f"kd_ak_{secrets.token_hex(24)}"})
+        status, _, _ = await connection.ask("GET", "/llm-keys", {"X-API-Key": f"wrong-CANARY{secrets.token_hex(24)}"})
         self.write(op="wrong_key", n=n, status=200 if status == 401 else status)
 
     async def public(self, connection, n, _):
@@ -203,7 +208,7 @@ class Process:
     async def abort(self, _, n, sessions):
         """Leaves within 20 ms, in the middle of whatever it was."""
         connection = Connection(self.orders["port"], fresh_address())
-        what = random.choice([self.read, self.rotate, self.wrong_login, self.public])
+        what = random.choice([self.read, self.rotate, self.login, self.wrong_login, self.public])
         with contextlib.suppress(TimeoutError, OSError, asyncio.IncompleteReadError):
             await asyncio.wait_for(what(connection, n, []), random.uniform(0, 0.02))
         connection.abort()

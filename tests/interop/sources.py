@@ -6,6 +6,8 @@ import json
 import time
 import urllib.parse
 
+import canaries
+
 NUMBERS = itertools.count(1)
 
 
@@ -54,7 +56,10 @@ class Client:
         begun = time.perf_counter()
         self.connection.request(method, path, body, headers)
         response = self.connection.getresponse()
-        return Reply(response, time.perf_counter() - begun)
+        reply = Reply(response, time.perf_counter() - begun)
+        canaries.remember_body(body, f"{method} {path}")
+        canaries.remember_body(reply.body, f"the answer to {method} {path}")
+        return reply
 
     def form(self, path, **fields):
         body = urllib.parse.urlencode({name: value for name, value in fields.items() if value is not None})

@@ -8,38 +8,12 @@ import urllib.parse
 
 import pytest
 
+from canaries import files, search
 from conftest import PASSWORD
 
 
-def forms(secret):
-    """The ways in which a secret could lie around: as it is, in hex, escaped for a URL, in base64 at any offset (so also
-    inside something that was encoded as a whole, such as `user:password`)."""
-    raw = secret.encode()
-    found = {raw, raw.hex().encode(), raw.hex().upper().encode(), secret.encode("utf-16-le")}
-    found |= {urllib.parse.quote(secret).encode(), urllib.parse.quote(secret, safe="").encode(), urllib.parse.quote_plus(secret).encode()}
-    found.add(json.dumps(secret)[1:-1].encode())
-    found.add(", ".join(str(byte) for byte in raw).encode())  # a byte vector's debug output
-    for encode in (base64.b64encode, base64.urlsafe_b64encode):
-        for offset in range(3):
-            # The first and the last characters depend on the neighbours as well.
-            text = encode(b"\0" * offset + raw).rstrip(b"=")
-            found.add(text[4 if offset else 0:-4])
-    return found
-
-
 def hits(places, known):
-    """Which secret is where."""
-    return [
-        f"{name} in {path.name}"
-        for path in places
-        for content in [path.read_bytes()]
-        for name, secret in known.items()
-        if any(form in content for form in forms(secret))
-    ]
-
-
-def files(folder):
-    return [path for path in folder.rglob("*") if path.is_file()]
+    return search(places, {secret: name for name, secret in known.items()})
 
 
 @pytest.fixture(scope="module")
@@ -100,17 +74,30 @@ def traffic(new_desk):
     desk.kill()
 
 
-def test_the_search_finds_what_is_there(traffic, tmp_path):
-    """The search itself can fail: it finds a secret in each of its forms, and a name that is no secret."""
+@pytest.mark.parametrize("wrap", [
+    lambda s: s.encode(), lambda s: s.encode().hex().encode(), lambda s: urllib.parse.quote(s).encode(),
+    lambda s: json.dumps({"key": s}).encode(), lambda s: s.encode("utf-16-le"),
+    lambda s: base64.b64encode(b"admin:" + s.encode()), lambda s: base64.urlsafe_b64encode(b"a" + s.encode() + b"bc"),
+    lambda s: repr(list(s.encode())).encode(),
+])
+@pytest.mark.parametrize("secret", [
+    "a secret:/+ ü of mine", "CANARY", "kd_rt_DO5CBAFANPADEXo97hFSZ1442k3pOgbg0IrMpLdAK5k2WMA5L",
+])
+def test_the_search_finds_what_is_there(tmp_path, secret, wrap):
+    """The search itself can fail: it finds a secret in each of its forms, and those that nobody told it of."""
+    (tmp_path / "file").write_bytes(b"before\0" + wrap(secret) + b"\0after\nnext line")
+    assert hits([tmp_path / "file"], {"it": secret} if secret.startswith("a secret") else {})
+
+
+def test_the_search_finds_a_signed_token_and_nothing_where_nothing_is(tmp_path):
+    (tmp_path / "file").write_text(f"eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiIwMTIzNDU2Nzg5MCJ9.{'x' * 43}")
+    assert hits([tmp_path / "file"], {}) == ["a token by its form in " + "/".join((tmp_path / "file").parts[-4:])]
+    (tmp_path / "file").write_text("kd_rt_short eyJhbGciOi CANAR Y")
+    assert hits([tmp_path / "file"], {"it": "a secret of mine"}) == []
+
+
+def test_the_search_sees_names_and_routes(traffic):
     desk, _ = traffic
-    secret = f"CANARY{secrets.token_hex(10)}:/+ ü"
-    for wrap in (
-        lambda s: s.encode(), lambda s: s.encode().hex().encode(), lambda s: urllib.parse.quote(s).encode(),
-        lambda s: base64.b64encode(b"admin:" + s.encode()), lambda s: base64.urlsafe_b64encode(b"a" + s.encode() + b"bc"),
-        lambda s: repr(list(s.encode())).encode(),
-    ):
-        (tmp_path / "file").write_bytes(b"before\0" + wrap(secret) + b"\0after")
-        assert hits([tmp_path / "file"], {"it": secret}) == ["it in file"]
     assert hits(files(desk.data), {"a provider's name": "our-own-llm"})
     assert hits(files(desk.logs), {"a route": "/llm-keys"}), "the log says nothing: is it at its most verbose?"
 
