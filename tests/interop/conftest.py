@@ -173,7 +173,7 @@ class Desk:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_secret_is_left_anywhere(tmp_path_factory):
+def no_secret_is_left_anywhere(tmp_path_factory, request):
     """After everything: no secret that took part in any test is in any file that any desk wrote, nor in what it answered to
     those who were refused."""
     errors = tmp_path_factory.mktemp("answers") / "errors"
@@ -182,7 +182,8 @@ def no_secret_is_left_anywhere(tmp_path_factory):
     begun = time.monotonic()
     found, places = canaries.search_everything(errors)
     size = sum(path.stat().st_size for path in places) >> 20
-    print(f"\n{len(canaries.KNOWN)} secrets looked for in {len(places)} files ({size} MB), {time.monotonic() - begun:.0f} s")
+    request.config.pluginmanager.getplugin("terminalreporter").write_line(
+        f"\n{len(canaries.KNOWN)} secrets looked for in {len(places)} files, {size} MB, in {time.monotonic() - begun:.0f} s")
     assert found == []
 
 
