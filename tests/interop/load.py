@@ -34,12 +34,19 @@ class Load:
         self.mix, self.more, self.clients = mix or self.MIX, more, clients // processes
         groups = -(-self.clients // CLIENTS_PER_SOURCE)
         self.sources = [[fresh_source() for _ in range(groups)] for _ in range(processes)]
-        self.rounds, self.processes, self.files = 0, [], []
+        self.rounds, self.processes, self.files, self.history = 0, [], [], None
 
     def log_in(self):
         """A few sessions for each source; a session is refreshed from where it began."""
         if "refresh" not in self.mix:
             return
+        if self.history:
+            # Those that were used go on from what the history knows, if it does.
+            for name in list(self.sessions):
+                if name in self.history.current:
+                    self.sessions[name] = self.history.current[name]
+                elif name in self.history.used:
+                    del self.sessions[name]
         for source in sum(self.sources, []):
             for number in range(3):
                 name = f"{source} {number}"
@@ -92,9 +99,8 @@ class Load:
                 process.kill()
                 process.wait()
             assert process.returncode in (0, -signal.SIGTERM, -signal.SIGKILL), "a load process failed; its words are above"
-        history = History(self.files)
-        self.sessions.update(history.current)
-        return history
+        self.history = History(self.files)
+        return self.history
 
     def stop(self):
         """Ends clients that go on whatever happens; returns their history."""
@@ -173,7 +179,7 @@ class Process:
         # Taken away while it is used, so that each token is shown by one client.
         name, token = sessions.pop(random.randrange(len(sessions)))
         try:
-            self.write(op="refresh", n=n, session=name, shown=token)
+            self.write(op="refresh", n=n, session=name, shown=token, at=time.time())
             status, _, body = await connection.form(
                 "/token", grant_type="refresh_token", refresh_token=token, client_id="keydesk")
             shown, token = token, json.loads(body)["refresh_token"] if status == 200 else token
