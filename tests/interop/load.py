@@ -79,8 +79,8 @@ class Load:
         return self
 
     def answered(self):
-        """How many answers were written down so far."""
-        return sum(path.read_bytes().count(b'"status"') for path in self.files)
+        """How many good answers were written down so far."""
+        return sum(path.read_bytes().count(b'"status": 200') for path in self.files)
 
     def wait_for(self, answers, within=60):
         """Not before something happened, or nothing would be tested."""
@@ -139,7 +139,9 @@ class Process:
             name = random.choices(self.operations, self.weights)[0]
             self.count += 1
             try:
-                await getattr(self, name)(connection, self.count, sessions)
+                status = await getattr(self, name)(connection, self.count, sessions)
+                if status == 503:
+                    await asyncio.sleep(random.uniform(0.5, 1.5))  # Retry-After: 1
             except (OSError, asyncio.IncompleteReadError):
                 connection.close()
                 if not self.orders.get("go_on"):
@@ -161,6 +163,7 @@ class Process:
             else:
                 entry |= {"key": digest(given["openai"]), "providers": sorted(given)}
         self.write(**entry)
+        return status
 
     async def rotate(self, connection, n, _):
         key = f"sk-proj-CANARY{secrets.token_hex(20)}"
@@ -172,6 +175,7 @@ class Process:
         status = 200 if status == 201 else status
         self.write(op="rotate", n=n, status=status, id=headers.get("x-request-id"),
                    version=json.loads(body)["version"] if status == 200 else None)
+        return status
 
     async def refresh(self, connection, n, sessions):
         if not sessions:
@@ -184,6 +188,7 @@ class Process:
                 "/token", grant_type="refresh_token", refresh_token=token, client_id="keydesk")
             shown, token = token, json.loads(body)["refresh_token"] if status == 200 else token
             self.write(op="refresh", n=n, session=name, shown=shown, next=token, status=status)
+            return status
         finally:
             sessions.append((name, token))
 

@@ -1,19 +1,22 @@
 """`kill -9` under load, again and again on the same desk: what was delivered is in the book, what was acknowledged is there,
 and the next start needs no help.
 
-200 clients and 5 rounds, or 1000 and 50 in the full form.
+200 clients and 5 rounds; 1000 clients of the release build (KEYDESK_RELEASE_BIN) and 50 rounds in the full form.
 """
 
+import os
 import random
 import time
 
-from conftest import FULL, PASSWORD, rounds
+from conftest import BINARY, FULL, PASSWORD, rounds
 from history import check, check_files, check_spent, digest, now, openai
 from load import Load
 
 
 def test_kill_9_loses_nothing(new_desk, tmp_path):
-    desk = new_desk().start()
+    desk = new_desk(**({"RUST_LOG": "info"} if FULL else {}))
+    desk.binary = FULL and os.environ.get("KEYDESK_RELEASE_BIN") or BINARY
+    desk.start()
     known = (openai(desk), digest(desk.keys["OPENAI_API_KEY"]))
     load = Load(desk, tmp_path, clients=1000 if FULL else 200)
     count = rounds(5, 50)
