@@ -6,6 +6,7 @@ that those are found as well that nobody remembered.
 """
 
 import base64
+import contextlib
 import json
 import os
 import re
@@ -129,6 +130,16 @@ def grep(places, *arguments):
         yield name.decode(), match
 
 
+def is_credential(text):
+    """A checkpoint of the book is signed like a token, and is there to be read; an access token says that it is one."""
+    if not text.startswith(b"eyJ"):
+        return True
+    header = text.partition(b".")[0]
+    with contextlib.suppress(ValueError):
+        return json.loads(base64.urlsafe_b64decode(header + b"=" * (-len(header) % 4))).get("typ") == "at+jwt"
+    return True
+
+
 def search(places, known):
     """Which secret is in which of the files."""
     if not places:
@@ -139,7 +150,7 @@ def search(places, known):
         file.flush()
         found = [(name, wanted.get(match, "?")) for name, match in grep(places, "-F", "-f", file.name)]
     shapes = r"kd_[a-z]{2}_[0-9A-Za-z]{20,}|eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{20,}\.[A-Za-z0-9_-]{40,}"
-    found += [(name, "a token by its form") for name, _ in grep(places, "-E", shapes)]
+    found += [(name, "a token by its form") for name, match in grep(places, "-E", shapes) if is_credential(match)]
     return sorted({f"{what} in {os.sep.join(name.split(os.sep)[-4:])}" for name, what in found})
 
 

@@ -90,8 +90,11 @@ def test_the_search_finds_what_is_there(tmp_path, secret, wrap):
 
 
 def test_the_search_finds_a_signed_token_and_nothing_where_nothing_is(tmp_path):
-    (tmp_path / "file").write_text(f"eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiIwMTIzNDU2Nzg5MCJ9.{'x' * 43}")
+    signed = lambda typ: base64.urlsafe_b64encode(json.dumps({"typ": typ}).encode()).decode().rstrip("=")
+    (tmp_path / "file").write_text(f"{signed('at+jwt')}.eyJzdWIiOiIwMTIzNDU2Nzg5MCJ9.{'x' * 43}")
     assert hits([tmp_path / "file"], {}) == ["a token by its form in " + "/".join((tmp_path / "file").parts[-4:])]
+    (tmp_path / "file").write_text(f"{signed('checkpoint+jwt')}.eyJzdWIiOiIwMTIzNDU2Nzg5MCJ9.{'x' * 43}")
+    assert hits([tmp_path / "file"], {}) == []
     (tmp_path / "file").write_text("kd_rt_short eyJhbGciOi CANAR Y")
     assert hits([tmp_path / "file"], {"it": "a secret of mine"}) == []
 
