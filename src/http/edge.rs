@@ -91,21 +91,22 @@ impl Edge {
         !address.is_loopback() && !self.app.settings().trusts_proxy(address)
     }
 
-    /// Answers a request.
+    /// Answers a request. What is returned beside is what is left of its body, to be dropped with the end of the answer: a
+    /// client that is still sending would otherwise be cut off before it has read that it need not.
     pub(super) async fn answer(
         &self,
         request: hyper::Request<Incoming>,
         connection: &Connection,
-    ) -> Response {
+    ) -> (Response, Incoming) {
         let (begun, _in_flight) = (Instant::now(), self.app.metrics().request_begins());
         let request_id = self.app.new_request_id();
-        let (parts, body) = request.into_parts();
+        let (parts, mut body) = request.into_parts();
         let (method, version) = (parts.method.clone(), parts.version);
         let (uri, chunked) = (parts.uri.clone(), parts.headers.contains_key(header::TRANSFER_ENCODING));
         let path = uri.path();
         let route = self.table.iter().find(|route| matches(&route.template, path));
         let client = Client::of(connection.peer, &parts.headers, self.app.settings());
-        let mut response = match self.take_in(parts, body, route, connection).await {
+        let mut response = match self.take_in(parts, &mut body, route, connection).await {
             Ok(request) => self.work(request, path, client, &request_id).await,
             Err(refusal) => {
                 let mut response = refusal.render(path, &request_id);
@@ -134,14 +135,14 @@ impl Edge {
             micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
             "request"
         );
-        response
+        (response, body)
     }
 
     /// The request with its whole body, or why it is not one for us.
     async fn take_in(
         &self,
         parts: Parts,
-        body: Incoming,
+        body: &mut Incoming,
         route: Option<&Known>,
         connection: &Connection,
     ) -> Result<Request, Refusal> {
@@ -151,7 +152,9 @@ impl Edge {
             return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "no resource has this method"));
         }
         let wanted = route.is_some_and(|route| route.bodies.contains(&parts.method));
-        let bytes = if wanted { intake::body(body, &connection.guest).await? } else { Bytes::new() };
+        let expecting = parts.headers.contains_key(header::EXPECT);
+        let bytes =
+            if wanted { intake::body(body, expecting, &connection.guest).await? } else { Bytes::new() };
         let remote = RemoteAddr(Addr::SocketAddr(connection.peer));
         let scheme = if connection.secure { Scheme::HTTPS } else { Scheme::HTTP };
         let parts = RequestParts::from((parts, LocalAddr::default(), remote, scheme));

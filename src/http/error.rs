@@ -331,18 +331,23 @@ fn meta<P: Type>(statuses: &[u16], media_type: &'static str) -> MetaResponses {
     MetaResponses { responses: responses.collect() }
 }
 
-fn description(status: u16) -> &'static str {
+/// What a status says, whatever the operation.
+pub(super) fn description(status: u16) -> &'static str {
     match status {
         400 => "The request breaks a rule; the body says which.",
         401 => "No credential, or one that is not valid.",
         403 => "The credential lacks the scope, there is no grant, or it is not allowed from your network.",
         404 => "There is no such thing, as far as you may know.",
+        408 => "The body took longer than 15 seconds.",
         409 => "The state of things does not allow it; the body says why.",
         412 => "It has changed since you read it.",
         413 => "The body is longer than 64 KiB.",
+        414 => "The address is longer than 8 KiB.",
         415 => "The body is not `application/json`.",
+        421 => "The `Host` is none by which this desk goes.",
         428 => "The header `If-Match` is missing.",
         429 => "Too many attempts; try again after `Retry-After` seconds.",
+        431 => "The headers are longer than 16 KiB, or more than 64.",
         500 => "The desk found something wrong with its own data, or made a mistake.",
         503 => "The desk cannot do this now. Nothing was handed over; try again after `Retry-After` seconds.",
         _ => "An error.",

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// The media type of forms.
-const FORM: &str = "application/x-www-form-urlencoded";
+pub(super) const FORM: &str = "application/x-www-form-urlencoded";
 /// A longer form is refused: no parameter of ours needs more.
 const MAX_BODY: usize = 16 * 1024;
 

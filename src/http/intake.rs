@@ -15,6 +15,8 @@ const MAX_HEADERS: usize = 16 * 1024;
 const MAX_FIELDS: usize = 64;
 /// A longer body is not read: nothing of ours needs more.
 const MAX_BODY: usize = 64 * 1024;
+/// So much of a longer one is read and thrown away: many a client looks for no answer before it has sent everything.
+const MAX_DISCARDED: usize = 1024 * 1024;
 /// How long a client may take to send its body.
 const BODY_DEADLINE: Duration = Duration::from_secs(15);
 
@@ -50,26 +52,33 @@ fn size(headers: &HeaderMap) -> usize {
 }
 
 /// Reads a body to its end.
-pub(super) async fn body(mut body: Incoming, guest: &Arc<Guest>) -> Result<Bytes, Refusal> {
+///
+/// `expecting` says that the client sends it only when it is told to (RFC 9110 §10.1.1).
+pub(super) async fn body(body: &mut Incoming, expecting: bool, guest: &Arc<Guest>) -> Result<Bytes, Refusal> {
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }
-    if body.size_hint().lower() > MAX_BODY as u64 {
+    let enough = if expecting { MAX_BODY } else { MAX_DISCARDED };
+    if body.size_hint().lower() > enough as u64 {
         return Err(too_long());
     }
     let _coming = guest.body();
     let read = async {
-        let mut bytes = Vec::new();
-        while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        let _turn = guest.turn().await;
+        let (mut bytes, mut length) = (Vec::new(), 0);
+        while let Some(frame) = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
             let frame = frame.map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "the body broke off"))?;
             // Trailers say nothing to us.
             let Ok(data) = frame.into_data() else { continue };
-            if bytes.len() + data.len() > MAX_BODY {
+            length += data.len();
+            if length > enough {
                 return Err(too_long());
             }
-            bytes.extend_from_slice(&data);
+            if length <= MAX_BODY {
+                bytes.extend_from_slice(&data);
+            }
         }
-        Ok(Bytes::from(bytes))
+        if length > MAX_BODY { Err(too_long()) } else { Ok(Bytes::from(bytes)) }
     };
     let late = |_| Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body took too long to arrive");
     tokio::time::timeout(BODY_DEADLINE, read).await.map_err(late)?

@@ -6,6 +6,8 @@
 use poem_openapi::{OpenApi, OpenApiService, Webhook};
 use serde_json::{Value, json};
 
+use super::{error::description, form::FORM};
+
 /// The document.
 pub(super) fn document<T: OpenApi, W: Webhook>(service: &OpenApiService<T, W>) -> Value {
     let mut document: Value = serde_json::from_str(&service.spec()).unwrap_or_default();
@@ -25,7 +27,46 @@ pub(super) fn document<T: OpenApi, W: Webhook>(service: &OpenApiService<T, W>) -
             mend_headers(response);
         }
     }
+    add_refusals(&mut document);
     document
+}
+
+/// The statuses with which the edge may answer in place of any operation, and those of a body.
+const REFUSALS: [u16; 5] = [400, 414, 421, 431, 503];
+const REFUSALS_OF_BODIES: [u16; 3] = [408, 413, 415];
+
+/// Adds what the edge may answer to each operation that does not say it already, in the form that its errors have. What a path
+/// answers to a method that it does not have (405) is no operation's answer, and cannot be written down.
+fn add_refusals(document: &mut Value) {
+    for (family, media_type) in
+        [("Problem", "application/problem+json"), ("OAuthProblem", "application/json")]
+    {
+        for status in REFUSALS.into_iter().chain(REFUSALS_OF_BODIES) {
+            let schema = json!({ "$ref": format!("#/components/schemas/{family}") });
+            let mut response = json!({ "description": description(status), "content": { media_type: { "schema": schema } } });
+            if status == 503 {
+                let after = "After how many seconds to try again.";
+                let header =
+                    json!({ "description": after, "required": true, "schema": { "type": "string" } });
+                response["headers"] = json!({ "Retry-After": header });
+            }
+            mend_headers(&mut response);
+            document["components"]["responses"][format!("{family}{status}")] = response;
+        }
+    }
+    let paths = document["paths"].as_object_mut().into_iter().flat_map(serde_json::Map::values_mut);
+    for operation in paths.filter_map(Value::as_object_mut).flat_map(serde_json::Map::values_mut) {
+        let takes_form = !operation["requestBody"]["content"][FORM].is_null();
+        let family = if takes_form { "OAuthProblem" } else { "Problem" };
+        let of_bodies = REFUSALS_OF_BODIES.into_iter().filter(|_| !operation["requestBody"].is_null());
+        let statuses: Vec<_> = REFUSALS.into_iter().chain(of_bodies).collect();
+        let Some(responses) = operation["responses"].as_object_mut() else { continue };
+        for status in statuses {
+            let reference = json!({ "$ref": format!("#/components/responses/{family}{status}") });
+            responses.entry(status.to_string()).or_insert(reference);
+        }
+        responses.sort_keys();
+    }
 }
 
 /// Groups in the order in which they are first used, which is the order of a first visit.

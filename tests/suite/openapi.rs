@@ -53,6 +53,8 @@ fn every_operation_is_described() {
         assert_eq!(operation["tags"].as_array().unwrap().len(), 1, "{method} {path}");
         assert!(operation["security"].is_array(), "{method} {path}");
         for (status, response) in operation["responses"].as_object().unwrap() {
+            let shared = response["$ref"].as_str().map(|name| document.pointer(&name[1..]).unwrap());
+            let response = shared.unwrap_or(response);
             assert!(!response["description"].as_str().unwrap().is_empty(), "{method} {path} {status}");
             assert!(response["headers"]["X-Request-Id"].is_object(), "{method} {path} {status}");
         }

@@ -27,7 +27,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     sync::watch,
-    time::{Instant, sleep_until, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout_at},
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -49,7 +49,8 @@ const HTTP2_STREAM_WINDOW: u32 = 64 * 1024;
 const HTTP2_WINDOW: u32 = 256 * 1024;
 const HTTP2_PING: Duration = Duration::from_secs(20);
 const HTTP2_PONG: Duration = Duration::from_secs(10);
-/// How long an HTTP/2 client may take, once the server stops, to see that it is told to go.
+/// How long a client without a complete request may take, once the server stops, to send the rest of it or see that it is told
+/// to go.
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Serves one connection to its end. `stopping` turns true when the server stops.
@@ -76,7 +77,7 @@ pub(super) async fn serve(
             Err(_) => return tracing::debug!("a TLS handshake took too long"),
         },
         () = guest.dismissed() => return,
-        () = stopped(stopping.clone()) => return,
+        () = async { stopped(stopping.clone()).await; sleep(GOODBYE).await } => return,
     };
     let line = Connection { peer, secure: true, guest: Arc::clone(guest) };
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
@@ -97,7 +98,7 @@ where
     builder.header_read_timeout(None).max_buf_size(HTTP1_BUFFER).max_headers(HTTP1_FIELDS);
     let stream = TokioIo::new(Watched { stream, guest: Arc::clone(&guest) });
     let service = service_fn(move |request| answer(Arc::clone(&edge), line.clone(), request));
-    attend(builder.serve_connection(stream, service), &guest, Duration::ZERO, stopping).await;
+    attend(builder.serve_connection(stream, service), &guest, stopping).await;
 }
 
 async fn http2<S>(stream: S, line: Connection, edge: Arc<Edge>, stopping: watch::Receiver<bool>)
@@ -118,7 +119,7 @@ where
         .keep_alive_timeout(HTTP2_PONG);
     let stream = TokioIo::new(Watched { stream, guest: Arc::clone(&guest) });
     let service = service_fn(move |request| answer(Arc::clone(&edge), line.clone(), request));
-    attend(builder.serve_connection(stream, service), &guest, GOODBYE, stopping).await;
+    attend(builder.serve_connection(stream, service), &guest, stopping).await;
 }
 
 async fn answer(
@@ -130,14 +131,15 @@ async fn answer(
     Infallible,
 > {
     let open = line.guest.request();
-    let response = hyper::Response::from(edge.answer(request, &line).await);
-    Ok(response.map(|body| Answer { body: Box::pin(body), _open: open }))
+    let (response, rest) = edge.answer(request, &line).await;
+    Ok(hyper::Response::from(response).map(|body| Answer { body: Box::pin(body), _open: open, _rest: rest }))
 }
 
 /// The body of an answer; its request is under way until the body has been taken.
 struct Answer<B> {
     body: Pin<Box<B>>,
     _open: Open,
+    _rest: Incoming,
 }
 
 impl<B: Body> Body for Answer<B> {
@@ -164,9 +166,8 @@ async fn stopped(mut stopping: watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stopping| *stopping).await;
 }
 
-/// Drives a connection until it ends, its time is over, it is dismissed, or the server stops and it has no complete
-/// request: then it has `goodbye` to notice.
-async fn attend<C>(connection: C, guest: &Guest, goodbye: Duration, stopping: watch::Receiver<bool>)
+/// Drives a connection until it ends, its time is over, it is dismissed, or the server stops and it has no complete request.
+async fn attend<C>(connection: C, guest: &Guest, stopping: watch::Receiver<bool>)
 where
     C: GracefulConnection<Error: std::fmt::Display>,
 {
@@ -187,8 +188,11 @@ where
             return Poll::Ready(());
         }
         if leaving.is_none() && stopped.as_mut().poll(cx).is_ready() {
-            leaving = Some(Instant::now() + goodbye);
-            connection.as_mut().graceful_shutdown();
+            leaving = Some(Instant::now() + GOODBYE);
+            // hyper would close one whose first request is just about to come.
+            if !guest.is_beginning() {
+                connection.as_mut().graceful_shutdown();
+            }
             if connection.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }

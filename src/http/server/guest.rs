@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, Semaphore, SemaphorePermit},
+    time::Instant,
+};
 
 /// How long a client may take for the TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -25,6 +28,9 @@ const PROGRESS: usize = 256 * 1024;
 const NONE: Duration = Duration::from_hours(1);
 /// So long a client that sends a body or reads an answer is left alone even when somebody waits for its place.
 const GRACE: Duration = Duration::from_millis(250);
+
+/// How many bodies one connection may send at a time: HTTP/2 has many requests on one, and each body is kept in memory.
+const BODIES: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -64,6 +70,7 @@ pub(in crate::http) struct Guest {
     pub(super) source: IpAddr,
     state: Mutex<State>,
     dismissal: Notify,
+    bodies: Semaphore,
 }
 
 impl Guest {
@@ -79,7 +86,7 @@ impl Guest {
             written: 0,
             multiplexed: false,
         };
-        Self { source, state: Mutex::new(state), dismissal: Notify::new() }
+        Self { source, state: Mutex::new(state), dismissal: Notify::new(), bodies: Semaphore::new(BODIES) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -134,6 +141,11 @@ impl Guest {
         state.since + allowed
     }
 
+    /// Whether a request is wanted and not yet whole.
+    pub(super) fn is_beginning(&self) -> bool {
+        self.state().phase == Phase::Head
+    }
+
     /// Whether it has no complete request.
     pub(super) fn is_waiting(&self) -> bool {
         let state = self.state();
@@ -174,6 +186,11 @@ impl Guest {
             state.enter(Phase::Busy);
         }
         Open(Arc::clone(self))
+    }
+
+    /// Waits until it is a body's turn to be read.
+    pub(in crate::http) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.bodies.acquire().await.ok()
     }
 
     /// The body of a request is coming, until what is returned is dropped.

@@ -112,6 +112,46 @@ fn source(address: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+    const THERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
+
+    #[tokio::test]
+    async fn one_source_has_so_many_places_and_only_who_is_served_keeps_one() {
+        let places = Places::new(10, 2);
+        let first = places.take(HERE, true).await.unwrap();
+        let second = places.take(HERE, true).await.unwrap();
+        let _elsewhere = places.take(THERE, true).await.unwrap();
+        let _third = places.take(HERE, true).await.unwrap();
+        first.guest.dismissed().await;
+        drop(first);
+        let _served = second.guest.request();
+        let _fourth = places.take(HERE, true).await.unwrap();
+        let guests: Vec<_> = places.guests().iter().filter(|guest| guest.source == HERE).cloned().collect();
+        assert_eq!(guests.len(), 2);
+        let _all_are_served: Vec<_> = guests.iter().map(Guest::request).collect();
+        assert!(places.take(HERE, true).await.is_none(), "nobody of theirs can make room");
+        assert!(places.take(HERE, false).await.is_some(), "a trusted proxy speaks for many");
+        assert!(places.take(THERE, true).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_newcomer_takes_the_place_of_who_has_waited_longest() {
+        let places = Places::new(2, 10);
+        let served = places.take(HERE, true).await.unwrap();
+        let _request = served.guest.request();
+        let waiting = places.take(HERE, true).await.unwrap();
+        let newcomer = tokio::spawn({
+            let places = Arc::clone(&places);
+            async move { places.take(THERE, true).await.unwrap() }
+        });
+        waiting.guest.dismissed().await;
+        assert!(!newcomer.is_finished(), "it waits until the other has left");
+        drop(waiting);
+        assert_eq!(newcomer.await.unwrap().guest.source, THERE);
+        drop(served);
+        places.empty().await;
+    }
+
     #[test]
     fn neighbours_in_a_network_are_one_source() {
         let of = |text: &str| source(text.parse().unwrap());
