@@ -76,6 +76,10 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// Alarms and webhooks.
     pub alerts: Alerts,
+    /// The file to which checkpoints of the book are appended.
+    pub checkpoint_file: PathBuf,
+    /// For how long the book keeps its events; `None`: for ever.
+    pub retention: Option<Duration>,
     /// The log.
     pub log: Log,
     /// Every key as text, and where it came from: what `keydesk config check` shows.
@@ -155,6 +159,9 @@ pub fn load(flags: &Flags, environment: &Environment) -> Result<Config, Error> {
         audience: layers.checked(&keys::TOKEN_AUDIENCE, audience)?,
     };
     let min_length = layers.checked(&keys::PASSWORD_MIN_LENGTH, min_length)?;
+    layers.derive(&keys::AUDIT_CHECKPOINT_FILE, data_dir.join("audit.checkpoints").display());
+    let checkpoint_file = layers.path(&keys::AUDIT_CHECKPOINT_FILE)?;
+    let retention = layers.checked(&keys::AUDIT_RETENTION, retention)?;
     let log = Log {
         format: layers.checked(&keys::LOG_FORMAT, log_format)?,
         level: layers.checked(&keys::LOG_LEVEL, log_level)?,
@@ -179,6 +186,8 @@ pub fn load(flags: &Flags, environment: &Environment) -> Result<Config, Error> {
         password_policy: PasswordPolicy { min_length },
         metrics_listen,
         alerts,
+        checkpoint_file,
+        retention,
         log,
         values: layers.into_values(),
     })
@@ -304,6 +313,21 @@ fn length(text: &str, most: Duration) -> Result<Duration, String> {
     let Ok(length) = humantime::parse_duration(text) else { return wrong("is not a length of time") };
     if (Duration::from_mins(1)..=most).contains(&length) {
         Ok(length)
+    } else {
+        wrong("is too short or too long")
+    }
+}
+
+/// `off` or a length of time from a day to a century.
+fn retention(text: &str) -> Result<Option<Duration>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let Ok(length) = humantime::parse_duration(text) else {
+        return wrong("is neither off nor a length of time");
+    };
+    if (Duration::from_hours(24)..=Duration::from_hours(24 * 36_525)).contains(&length) {
+        Ok(Some(length))
     } else {
         wrong("is too short or too long")
     }

@@ -19,7 +19,8 @@ create index audit_streams_to_carry on audit_streams (stream) where carried < se
 create index audit_streams_to_anchor on audit_streams (stream) where anchored < seq;
 
 -- What was written before the chain cannot be protected any more; the first event of the chain says how much it was.
-insert into audit_streams (stream, seq) select stream, max(seq) from audit_events group by stream;
+insert into audit_streams (stream, seq, anchored)
+    select stream, max(seq), max(seq) from audit_events group by stream;
 
 -- Signed statements of how far the book had come. A row stays until it stands in the checkpoint file and has a successor.
 create table audit_checkpoints (

@@ -5,6 +5,11 @@
 //! requests in it fail. Events that belong to a change are not written here but inside the change's own transaction.
 
 mod chain;
+mod checkpoints;
+mod diagnose;
+mod evidence;
+mod fault;
+mod verify;
 
 use std::sync::{
     Arc,
@@ -22,6 +27,9 @@ use crate::{
 };
 use chain::Chain;
 pub(super) use chain::Work;
+pub(super) use checkpoints::Filing;
+pub use fault::{Fault, Kind};
+pub use verify::Report;
 
 /// How many events may wait; beyond that a request is told to come back.
 const QUEUE: usize = 1024;

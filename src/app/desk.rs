@@ -11,8 +11,14 @@ use std::{
 };
 
 use super::{
-    App, Error, Settings, Surroundings, alarms::Unwritten, book::Book, health::Health, principals::object,
-    shed::Shed, signing_keys::Ring, throttle::Turns,
+    App, Error, Settings, Surroundings,
+    alarms::Unwritten,
+    book::{Book, Filing},
+    health::Health,
+    principals::object,
+    shed::Shed,
+    signing_keys::Ring,
+    throttle::Turns,
 };
 use crate::{
     crypto::{
@@ -248,6 +254,7 @@ impl App {
             book,
             unwritten: Unwritten::default(),
             directory,
+            filing: Filing::default(),
             surroundings,
             settings,
             metrics,

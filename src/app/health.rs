@@ -35,6 +35,7 @@ impl App {
         vec![
             Check { name: "store", ok: store },
             Check { name: "audit", ok: self.book.is_healthy().await },
+            Check { name: "checkpoints", ok: self.filing.works() },
             Check { name: "signing_key", ok: !self.signing_keys.is_empty() },
             Check { name: "draining", ok: !self.is_draining() },
         ]

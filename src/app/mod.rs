@@ -6,6 +6,7 @@
 
 pub mod alarms;
 pub mod api_keys;
+mod audit;
 mod authenticate;
 mod book;
 pub mod change;
@@ -37,6 +38,7 @@ pub mod users;
 use std::{net::IpAddr, str::FromStr, sync::Arc, time::Duration};
 
 pub use authenticate::Presented;
+pub use book::{Fault, Kind as FaultKind, Report};
 pub use error::{Cause, Error};
 
 pub use crate::store::audit_events::Filter as AuditFilter;
@@ -45,11 +47,10 @@ use crate::{
     crypto::{jwt::Algorithm, keyring::Keyring, password::PasswordPool},
     metrics::Metrics,
     model::{
-        Action, AuditEvent, Caller, Clock, Entropy, Id, Listed, Network, Networks, Page, PasswordPolicy,
-        Scope, Timestamp,
-        audit::{Position, RecordedEvent},
+        Action, AuditEvent, Caller, Clock, Entropy, Id, Network, Networks, Page, PasswordPolicy, Scope,
+        Timestamp,
     },
-    store::{Store, audit_events},
+    store::Store,
 };
 
 /// What an operator decides about the operations.
@@ -71,6 +72,8 @@ pub struct Settings {
     pub password_enabled: bool,
     /// What may be a password.
     pub password_policy: PasswordPolicy,
+    /// How the book is kept.
+    pub audit: AuditSettings,
     /// Proxies whose word is taken for where a client is.
     pub trusted_proxies: Vec<Network>,
     /// From where the desk answers at all.
@@ -86,6 +89,15 @@ impl Settings {
     pub fn trusts_proxy(&self, address: IpAddr) -> bool {
         self.trusted_proxies.iter().any(|network| network.contains_address(address))
     }
+}
+
+/// How the book is kept.
+#[derive(Clone, Debug)]
+pub struct AuditSettings {
+    /// Where checkpoints are written to.
+    pub checkpoint_file: std::path::PathBuf,
+    /// For how long events are kept; `None`: for ever.
+    pub retention: Option<Duration>,
 }
 
 /// Where time and randomness come from.
@@ -109,6 +121,7 @@ pub struct App {
     unwritten: alarms::Unwritten,
     /// Where the database is.
     directory: std::path::PathBuf,
+    filing: book::Filing,
     surroundings: Surroundings,
     settings: Settings,
     health: health::Health,
@@ -179,21 +192,6 @@ impl App {
         }
         self.require(caller, scope, action, "malformed").await?;
         Err(Error::NotFound("there is nothing of that name".to_owned()))
-    }
-
-    /// The events of the book, newest first. Needs `audit:read`.
-    pub async fn audit_events(
-        &self,
-        caller: &Caller,
-        filter: audit_events::Filter,
-        page: &Page,
-    ) -> Result<Listed<RecordedEvent>, Error> {
-        self.require(caller, Scope::AuditRead, Action::AuditRead, "audit_events").await?;
-        let bounds = [after::<Position>(page)?, filter.until.map(Position::of)];
-        let before = bounds.into_iter().flatten().min().unwrap_or(Position::newest());
-        let mut db = self.store.read().await?;
-        let found = audit_events::newest(&mut db, filter, before, page.and_one().limit).await?;
-        Ok(Listed::of(found, page, |event| event.position().to_string()))
     }
 
     /// The server starts or stops: worth a line, because a gap in the book should have a reason.

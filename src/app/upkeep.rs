@@ -33,6 +33,9 @@ impl App {
             if second && let Err(error) = self.record_shed().await {
                 tracing::warn!(%error, "could not write down what was turned away");
             }
+            if second && let Err(error) = self.keep_checkpoints(false).await {
+                tracing::warn!(%error, "could not make a checkpoint of the book");
+            }
             let due = ticks.is_multiple_of(FORGET.as_millis() / WATCH.as_millis());
             if due && let Err(error) = self.forget().await {
                 tracing::warn!(%error, "could not clear what is over");

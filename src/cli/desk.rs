@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{failure::Failure, output::Output};
 use crate::{
-    app::{App, Settings, Surroundings, desk::Location},
+    app::{App, AuditSettings, Settings, Surroundings, desk::Location},
     config::Config,
     crypto::SystemEntropy,
     model::{Caller, Clock as _, Id, SystemClock},
@@ -43,6 +43,7 @@ pub(super) fn settings(config: &Config, issuer: String) -> Settings {
         algorithm: config.token.algorithm,
         password_enabled: config.password_enabled,
         password_policy: config.password_policy,
+        audit: AuditSettings { checkpoint_file: config.checkpoint_file.clone(), retention: config.retention },
         trusted_proxies: config.trusted_proxies.clone(),
         allow_from: config.allow_from.clone(),
         admin_allow_from: config.admin_allow_from.clone(),

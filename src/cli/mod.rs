@@ -7,6 +7,7 @@
 mod alerts;
 mod api_keys;
 mod audit;
+mod audit_table;
 mod banner;
 mod config_check;
 mod desk;

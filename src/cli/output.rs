@@ -23,6 +23,11 @@ impl Output {
         Self { json }
     }
 
+    /// Whether data is to be JSON.
+    pub(super) fn is_json(self) -> bool {
+        self.json
+    }
+
     /// A text as it is, with a newline at its end.
     #[expect(clippy::unused_self, reason = "printing is what an Output does")]
     pub(super) fn text(self, mut text: String) -> Result<(), Failure> {

@@ -116,10 +116,12 @@ async fn until_stopped(
 ) -> Result<(), Failure> {
     let served = serving.await;
     let written = app.record_lifecycle(caller, Action::ServerStop).await;
+    let anchored = app.keep_checkpoints(true).await;
     app.close().await;
     tracing::info!("stopped");
     served.map_err(|error| Failure::because("the server stopped", &error))?;
-    Ok(written?)
+    written?;
+    Ok(anchored?)
 }
 
 /// Before anything is made: the password that the first admin would get.

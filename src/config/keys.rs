@@ -287,6 +287,24 @@ pub const AUDIT_CHECKPOINT_WEBHOOK_URL: Key = Key {
     meaning: "where checkpoints of the book are posted to",
 };
 
+/// Where checkpoints of the book are written to.
+pub const AUDIT_CHECKPOINT_FILE: Key = Key {
+    name: "audit.checkpoint_file",
+    default: Default::Derived("DATA_DIR/audit.checkpoints"),
+    kind: Kind::Text,
+    allowed: "the path of a file",
+    meaning: "where signed checkpoints of the book are appended, mode 0600",
+};
+
+/// For how long events are kept.
+pub const AUDIT_RETENTION: Key = Key {
+    name: "audit.retention",
+    default: Default::Text("off"),
+    kind: Kind::Text,
+    allowed: "off, or 1d to 100y, such as 400d",
+    meaning: "for how long the book keeps its events",
+};
+
 /// How the log is written.
 pub const LOG_FORMAT: Key = Key {
     name: "log.format",
@@ -334,6 +352,8 @@ pub const KEYS: &[Key] = &[
     ALERTS_FORMAT,
     ALERTS_ALLOW_TO,
     AUDIT_CHECKPOINT_WEBHOOK_URL,
+    AUDIT_CHECKPOINT_FILE,
+    AUDIT_RETENTION,
     LOG_FORMAT,
     LOG_LEVEL,
 ];

@@ -5,13 +5,14 @@
 
 use aws_lc_rs::hmac;
 
-use super::keyring::Key;
+use super::{keyring::Key, statement::Signer};
 use crate::model::{Head, Mac, audit::RecordedEvent, chain};
 
 /// The keys of the book.
 pub struct AuditKeys {
     chain: hmac::Key,
     head: hmac::Key,
+    signer: Signer,
 }
 
 impl std::fmt::Debug for AuditKeys {
@@ -25,7 +26,13 @@ impl AuditKeys {
         Self {
             chain: hmac::Key::new(hmac::HMAC_SHA256, &*key.derive(b"audit chain v1")),
             head: hmac::Key::new(hmac::HMAC_SHA256, &*key.derive(b"audit head v1")),
+            signer: Signer::derive(key),
         }
+    }
+
+    /// What signs checkpoints and pruning records.
+    pub fn signer(&self) -> &Signer {
+        &self.signer
     }
 
     /// The MAC of an event whose predecessor in the stream has `previous`.

@@ -8,6 +8,7 @@ pub mod audit;
 pub mod jwt;
 pub mod keyring;
 pub mod password;
+pub mod statement;
 pub mod webhook;
 
 use aws_lc_rs::{constant_time, digest, rand};

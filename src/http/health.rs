@@ -31,13 +31,13 @@ impl Example for Health {
 struct Readiness {
     /// `ready` or `not_ready`.
     status: String,
-    /// Each dependency (`store`, `audit`, `signing_key`, `draining`) with `ok` or `failing`.
+    /// Each dependency (`store`, `audit`, `checkpoints`, `signing_key`, `draining`) with `ok` or `failing`.
     checks: BTreeMap<String, String>,
 }
 
 impl Example for Readiness {
     fn example() -> Self {
-        let checks = ["audit", "draining", "signing_key", "store"];
+        let checks = ["audit", "checkpoints", "draining", "signing_key", "store"];
         let checks = checks.into_iter().map(|name| (name.to_owned(), "ok".to_owned())).collect();
         Self { status: "ready".to_owned(), checks }
     }

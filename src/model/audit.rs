@@ -46,6 +46,12 @@ pub enum Action {
     AdminRead,
     /// The book was looked into.
     AuditRead,
+    /// The book was exported.
+    AuditExport,
+    /// It was checked whether the book is whole.
+    AuditVerify,
+    /// Old events were removed from the book.
+    AuditPrune,
     /// A user was made.
     UserCreate,
     /// A user's password was set.
@@ -112,6 +118,9 @@ impl Action {
             Self::OwnRead => "own.read",
             Self::AdminRead => "admin.read",
             Self::AuditRead => "audit.read",
+            Self::AuditExport => "audit.export",
+            Self::AuditVerify => "audit.verify",
+            Self::AuditPrune => "audit.prune",
             Self::UserCreate => "user.create",
             Self::UserSetPassword => "user.set_password",
             Self::UserUnlock => "user.unlock",
@@ -332,6 +341,27 @@ pub struct RecordedEvent {
     pub mac: Option<Mac>,
 }
 
+/// No text in the book is longer than this, in characters.
+const MAX_TEXT: usize = 2_000;
+
+/// A text that is one line wherever it is printed, and not long: whatever somebody sent, it cannot look like another event,
+/// nor steer a terminal, nor fill the disk.
+fn tame(text: String) -> String {
+    let unruly = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    };
+    if text.len() <= MAX_TEXT && !text.chars().any(unruly) {
+        return text;
+    }
+    let kept = text.chars().take(MAX_TEXT).map(|c| if unruly(c) { char::REPLACEMENT_CHARACTER } else { c });
+    let mut tamed: String = kept.collect();
+    if text.chars().nth(MAX_TEXT).is_some() {
+        tamed.push('…');
+    }
+    tamed
+}
+
 /// JSON inside JSON, not a text that holds some; a text that holds none stays a text.
 #[expect(clippy::ref_option, reason = "serde calls it so")]
 fn as_json<S: serde::Serializer>(text: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -358,6 +388,11 @@ impl Position {
         Self { at: moment, stream: Id::from_bytes([0; 16]), seq: 0 }
     }
 
+    /// After every event.
+    pub const fn oldest() -> Self {
+        Self::of(Timestamp::from_micros(i64::MIN))
+    }
+
     /// Before every event.
     pub const fn newest() -> Self {
         Self::of(Timestamp::from_micros(i64::MAX))
@@ -375,17 +410,17 @@ impl RecordedEvent {
             seq,
             action: event.action.as_str().to_owned(),
             outcome: event.outcome.as_str().to_owned(),
-            actor: event.actor,
+            actor: tame(event.actor),
             principal_id,
             principal_kind: principal_kind.map(|kind| kind.as_str().to_owned()),
-            client_id: event.client_id,
+            client_id: event.client_id.map(tame),
             credential: event.credential.map(str::to_owned),
-            object: event.object,
-            version: event.version,
-            detail: event.detail,
-            source: event.source,
-            request_id: event.request_id,
-            reason: event.reason,
+            object: event.object.map(tame),
+            version: event.version.map(tame),
+            detail: event.detail.map(tame),
+            source: tame(event.source),
+            request_id: tame(event.request_id),
+            reason: event.reason.map(tame),
             heads: None,
             mac: None,
         }

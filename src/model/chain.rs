@@ -76,6 +76,34 @@ pub struct Head {
     pub mac: Option<Mac>,
 }
 
+/// How far the book had come at a moment: the claims of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Checkpoint {
+    /// Its number: 1, 2, 3, …
+    pub seq: i64,
+    /// When it was made, in seconds since 1970 (RFC 7519 §4.1.6).
+    pub iat: i64,
+    /// The SHA-256 of the checkpoint before it; `None` in the first.
+    pub previous: Option<Mac>,
+    /// How many events had ever been written.
+    pub events: i64,
+    /// The last event of each stream that had grown since the checkpoint before.
+    pub heads: Vec<Head>,
+}
+
+/// What was removed because it was old enough: the claims of a pruning record, one for each stream.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pruning {
+    /// The last event removed, and all before it in its stream. Its MAC is what the first event kept is chained to.
+    pub head: Head,
+    /// When it was removed, in seconds since 1970.
+    pub iat: i64,
+    /// The checkpoint behind which it was.
+    pub checkpoint: i64,
+}
+
 /// The bytes of an event that its MAC covers: all of its row but the MAC itself.
 pub fn canonical(event: &RecordedEvent) -> Vec<u8> {
     let mut out = Vec::with_capacity(512);

@@ -1,11 +1,13 @@
 //! `audit_events`: the book.
 
+use std::fmt;
+
 use super::{
     Connection, StoreError, Tx,
     db::{Row, sql},
 };
 use crate::model::{
-    Timestamp,
+    Id, Mac, Timestamp,
     audit::{Position, RecordedEvent},
 };
 
@@ -22,6 +24,24 @@ pub struct Filter {
     pub since: Option<Timestamp>,
     /// Only before this moment.
     pub until: Option<Timestamp>,
+}
+
+/// For the book: what was looked for.
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let moment = |moment: Option<Timestamp>| moment.map(|moment| moment.to_string());
+        let parts = [
+            ("principal", self.actor.clone()),
+            ("action", self.action.clone()),
+            ("outcome", self.outcome.clone()),
+            ("since", moment(self.since)),
+            ("until", moment(self.until)),
+        ];
+        let given = parts.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value?)));
+        let given: Vec<String> = given.collect();
+        f.write_str(if given.is_empty() { "everything" } else { "" })?;
+        f.write_str(&given.join(" "))
+    }
 }
 
 /// Writes `event` in its place.
@@ -74,6 +94,112 @@ pub async fn newest(
         .bind(before.seq)
         .bind(limit);
     db.all(statement, read).await
+}
+
+/// The events above `after` that pass the filter, oldest first.
+pub async fn oldest(
+    db: &mut Connection,
+    filter: Filter,
+    after: Position,
+    limit: i64,
+) -> Result<Vec<RecordedEvent>, StoreError> {
+    let statement =
+        sql("select id, stream, seq, at, action, outcome, actor, principal_id, principal_kind, client_id, \
+                         credential, object, version, detail, source, request_id, reason, heads, mac from audit_events \
+                         where ($1 is null or actor = $1) and ($2 is null or action = $2) \
+                         and ($3 is null or outcome = $3) and at >= $4 and at < $5 and (at, stream, seq) > ($6, $7, $8) \
+                         order by at, stream, seq limit $9")
+        .bind(filter.actor)
+        .bind(filter.action)
+        .bind(filter.outcome)
+        .bind(filter.since.unwrap_or(Timestamp::from_micros(i64::MIN)))
+        .bind(filter.until.unwrap_or(Timestamp::from_micros(i64::MAX)))
+        .bind(after.at)
+        .bind(after.stream)
+        .bind(after.seq)
+        .bind(limit);
+    db.all(statement, read).await
+}
+
+/// A row as the chain is checked: it may hold anything.
+#[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly every row is an event")]
+pub enum ChainRow {
+    /// An event.
+    Event(RecordedEvent),
+    /// What can be none, because of this column.
+    Malformed {
+        /// Its stream.
+        stream: Id,
+        /// Its number.
+        seq: i64,
+        /// The first column that is wrong.
+        column: String,
+    },
+}
+
+impl ChainRow {
+    /// Stream and number.
+    pub fn place(&self) -> (Id, i64) {
+        match self {
+            Self::Event(event) => (event.stream, event.seq),
+            Self::Malformed { stream, seq, .. } => (*stream, *seq),
+        }
+    }
+}
+
+/// The rows behind a place, in the order of the chain.
+pub async fn in_chain_order(
+    db: &mut Connection,
+    (stream, seq): (Id, i64),
+    limit: i64,
+) -> Result<Vec<ChainRow>, StoreError> {
+    let statement = sql("select id, stream, seq, at, action, outcome, actor, principal_id, principal_kind, client_id, \
+                         credential, object, version, detail, source, request_id, reason, heads, mac from audit_events \
+                         where (stream, seq) > ($1, $2) order by stream, seq limit $3")
+    .bind(stream)
+    .bind(seq)
+    .bind(limit);
+    db.all(statement, read_anything).await
+}
+
+/// The events that name the heads of other streams.
+pub async fn with_heads(db: &mut Connection) -> Result<Vec<ChainRow>, StoreError> {
+    let statement = sql(
+        "select id, stream, seq, at, action, outcome, actor, principal_id, principal_kind, client_id, \
+                         credential, object, version, detail, source, request_id, reason, heads, mac from audit_events \
+                         where heads is not null order by stream, seq",
+    );
+    db.all(statement, read_anything).await
+}
+
+/// Number and MAC of every event of a stream.
+pub async fn macs(
+    db: &mut Connection,
+    stream: Id,
+    limit: i64,
+) -> Result<Vec<(i64, Option<Mac>)>, StoreError> {
+    let statement = sql("select seq, mac from audit_events where stream = $1 order by seq limit $2");
+    db.all(statement.bind(stream).bind(limit), |row| {
+        Ok((row.int("seq")?, row.maybe_mac("mac").ok().flatten()))
+    })
+    .await
+}
+
+/// How many events there are.
+pub async fn count(db: &mut Connection) -> Result<i64, StoreError> {
+    let found = db.optional(sql("select count(*) as number from audit_events"), |row| row.int("number"));
+    Ok(found.await?.unwrap_or(0))
+}
+
+fn read_anything(row: &Row<'_>) -> Result<ChainRow, StoreError> {
+    match read(row) {
+        Ok(event) => Ok(ChainRow::Event(event)),
+        Err(StoreError::Inconsistent { column }) => {
+            Ok(ChainRow::Malformed { stream: row.id("stream")?, seq: row.int("seq")?, column })
+        }
+        Err(other) => Err(other),
+    }
 }
 
 fn read(row: &Row<'_>) -> Result<RecordedEvent, StoreError> {

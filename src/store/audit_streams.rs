@@ -22,12 +22,52 @@ pub async fn put_head(tx: &mut Tx, head: Head, seal: Mac) -> Result<(), StoreErr
     tx.execute(statement).await.map(drop)
 }
 
-/// The heads that no other stream has named yet. From now on they count as named.
-pub async fn take_uncarried(tx: &mut Tx) -> Result<Vec<Head>, StoreError> {
-    let found = sql("select stream, seq, mac from audit_streams where carried < seq order by stream");
-    let found = tx.all(found, read).await?;
+/// The streams whose head no other stream has named yet. From now on they count as named.
+pub async fn take_uncarried(tx: &mut Tx) -> Result<Vec<StreamRow>, StoreError> {
+    let found =
+        sql("select stream, seq, mac, seal, anchored from audit_streams where carried < seq order by stream");
+    let found = tx.all(found, read_row).await?;
     tx.execute(sql("update audit_streams set carried = seq where carried < seq")).await?;
     Ok(found)
+}
+
+/// A stream.
+#[derive(Clone, Copy, Debug)]
+pub struct StreamRow {
+    /// Its last event.
+    pub head: Head,
+    /// The MAC that vouches for that.
+    pub seal: Option<Mac>,
+    /// Up to where the last checkpoint knows it.
+    pub anchored: i64,
+}
+
+/// All streams.
+pub async fn all(db: &mut Connection) -> Result<Vec<StreamRow>, StoreError> {
+    db.all(sql("select stream, seq, mac, seal, anchored from audit_streams order by stream"), read_row).await
+}
+
+/// The streams that have grown since the last checkpoint.
+pub async fn to_anchor(db: &mut Connection) -> Result<Vec<StreamRow>, StoreError> {
+    let statement = sql(
+        "select stream, seq, mac, seal, anchored from audit_streams where anchored < seq order by stream",
+    );
+    db.all(statement, read_row).await
+}
+
+/// From now on a checkpoint knows every stream up to its head.
+pub async fn anchor(tx: &mut Tx) -> Result<(), StoreError> {
+    tx.execute(sql("update audit_streams set anchored = seq where anchored < seq")).await.map(drop)
+}
+
+/// Whether there is a stream of the chain at all.
+pub async fn is_chained(db: &mut Connection) -> Result<bool, StoreError> {
+    let found = sql("select 1 as found from audit_streams where seal is not null limit 1");
+    Ok(db.optional(found, |row| row.int("found")).await?.is_some())
+}
+
+fn read_row(row: &Row<'_>) -> Result<StreamRow, StoreError> {
+    Ok(StreamRow { head: read(row)?, seal: row.maybe_mac("seal")?, anchored: row.int("anchored")? })
 }
 
 fn read(row: &Row<'_>) -> Result<Head, StoreError> {

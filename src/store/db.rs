@@ -147,6 +147,11 @@ impl Store {
         Ok(Connection(Inner::Read(self.read.acquire().await?)))
     }
 
+    /// A connection that reads everything as it is at one moment, whatever is written meanwhile.
+    pub async fn snapshot(&self) -> Result<Connection, StoreError> {
+        Ok(Connection(Inner::Snapshot(self.read.begin().await?)))
+    }
+
     /// Closes every connection; the last one moves the write-ahead log into the database.
     pub async fn close(&self) {
         self.read.close().await;
@@ -191,6 +196,7 @@ pub struct Connection(Inner);
 #[derive(Debug)]
 enum Inner {
     Read(PoolConnection<Sqlite>),
+    Snapshot(sqlx::Transaction<'static, Sqlite>),
     Write(PoolConnection<Sqlite>),
 }
 
@@ -296,6 +302,7 @@ impl Connection {
     fn sqlite(&mut self) -> &mut SqliteConnection {
         match &mut self.0 {
             Inner::Read(connection) | Inner::Write(connection) => connection,
+            Inner::Snapshot(transaction) => transaction,
         }
     }
 

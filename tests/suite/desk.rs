@@ -9,7 +9,10 @@ use std::{
 };
 
 use keydesk::{
-    app::{App, Settings, Surroundings, desk::Location, service_accounts::NewServiceAccount, users::NewUser},
+    app::{
+        App, AuditSettings, Settings, Surroundings, desk::Location, service_accounts::NewServiceAccount,
+        users::NewUser,
+    },
     crypto::jwt::Algorithm,
     model::{
         Caller, Clock, Entropy, Networks, Page, PasswordPolicy, ProjectName, Role, Timestamp,
@@ -84,6 +87,7 @@ pub(crate) fn settings(issuer: &str) -> Settings {
         allow_from: Networks::ANYWHERE,
         admin_allow_from: Networks::ANYWHERE,
         destinations: Vec::new(),
+        audit: AuditSettings { checkpoint_file: "audit.checkpoints".into(), retention: None },
     }
 }
 
@@ -110,6 +114,7 @@ impl Desk {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let mut settings = settings(&url);
+        settings.audit.checkpoint_file = directory.path().join("audit.checkpoints");
         change(&mut settings);
         location
             .initialise(&operator(), settings.clone(), surroundings.clone(), Secret::new(PASSWORD))

@@ -13,7 +13,10 @@ use crate::{
     crypto::audit::AuditKeys,
     metrics::Metrics,
     model::{AuditEvent, Head, Id, Mac, audit::RecordedEvent},
-    store::{Store, StoreError, Tx, audit_events, audit_streams},
+    store::{
+        Store, StoreError, Tx, audit_events,
+        audit_streams::{self, StreamRow},
+    },
 };
 
 /// The stream of this process.
@@ -69,6 +72,13 @@ impl Chain {
     pub(super) async fn begin(&self) -> Result<Work, StoreError> {
         Ok(Work { tx: self.store.begin().await?, chain: self.clone(), written: None })
     }
+
+    /// The heads that nobody has named yet.
+    async fn other_heads(&self, tx: &mut Tx) -> Result<Vec<Head>, StoreError> {
+        let chained = audit_streams::is_chained(tx).await?;
+        let streams = audit_streams::take_uncarried(tx).await?;
+        Ok(genuine_heads(&self.keys, &streams, chained))
+    }
 }
 
 impl Work {
@@ -87,7 +97,7 @@ impl Work {
         let (id, now) = (chain.surroundings.new_id(), chain.surroundings.clock.now());
         let mut event = RecordedEvent::new(event, id, chain.stream, seq, now);
         if seq == 1 {
-            event.heads = as_text(&audit_streams::take_uncarried(tx).await?);
+            event.heads = as_text(&chain.other_heads(tx).await?);
         }
         let mac = chain.keys.event_mac(&event, previous);
         event.mac = Some(mac);
@@ -133,6 +143,20 @@ impl Written {
         *end = End::At(head);
         Ok(Self { end, head, events: 0 })
     }
+}
+
+/// The heads that may be vouched for. One without a seal is older than the chain, if there is no chain yet; later it is
+/// forged, and nothing of ours must say otherwise.
+pub(super) fn genuine_heads(keys: &AuditKeys, streams: &[StreamRow], chained: bool) -> Vec<Head> {
+    let genuine = |row: &&StreamRow| match row.seal {
+        Some(seal) => seal == keys.head_seal(&row.head),
+        None => row.head.mac.is_none() && !chained,
+    };
+    let heads: Vec<Head> = streams.iter().filter(genuine).map(|row| row.head).collect();
+    if heads.len() < streams.len() {
+        tracing::error!("the head of a stream of the book was forged; run: keydesk audit verify");
+    }
+    heads
 }
 
 /// What the first event of a stream says of the others.

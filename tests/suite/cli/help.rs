@@ -57,6 +57,8 @@ fn wrong_usage_exits_with_2() {
         &["audit", "list", "--outcome", "fine"],
         &["audit", "list", "--limit", "0"],
         &["audit", "list", "--since", "yesterday"],
+        &["audit", "export", "--format", "xml"],
+        &["audit", "verify", "--checkpoints"],
         &["serve", "--listen", "here"],
     ] {
         let done = place.run(arguments);

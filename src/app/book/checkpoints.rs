@@ -1,0 +1,183 @@
+//! Signed checkpoints: how far the book had come at a moment, kept where a forger of the database cannot reach.
+//!
+//! A checkpoint is first a row, made in a transaction of its own, and then a line at the end of the checkpoint file. A row
+//! stays until it stands in the file: what could not be written there is tried again, and readiness shows it meanwhile.
+
+use std::{
+    fs,
+    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use super::chain::genuine_heads;
+use crate::{
+    app::{App, Error},
+    crypto::{self, statement::Statement},
+    model::{Mac, Timestamp, chain::Checkpoint},
+    store::{
+        Store, Tx,
+        audit_checkpoints::{self, CheckpointRow},
+        audit_streams,
+    },
+};
+
+/// A checkpoint is made when so many events have been written since the one before,
+const EVENTS: i64 = 1_000;
+/// or when there are any and so much time has passed.
+const INTERVAL: Duration = Duration::from_mins(1);
+/// How much of the end of the file is looked at for its last line.
+const TAIL: u64 = 4 * 1024 * 1024;
+
+/// The checkpoint file.
+#[derive(Debug, Default)]
+pub(in crate::app) struct Filing {
+    failing: AtomicBool,
+}
+
+impl Filing {
+    /// Whether all checkpoints could be written to the file.
+    pub(in crate::app) fn works(&self) -> bool {
+        !self.failing.load(Ordering::Relaxed)
+    }
+
+    /// Remembers how it went, and tells the operator when that changes.
+    fn went(&self, path: &Path, result: &Result<(), Error>) {
+        let failed_before = self.failing.swap(result.is_err(), Ordering::Relaxed);
+        match result {
+            Err(error) if !failed_before => tracing::error!(
+                file = %path.display(), %error,
+                "a checkpoint of the book cannot be written; it is tried again until it can"
+            ),
+            Ok(()) if failed_before => {
+                tracing::info!(file = %path.display(), "checkpoints of the book are written again");
+            }
+            _ => {}
+        }
+    }
+}
+
+impl App {
+    /// Makes a checkpoint if one is due, or, at the `last` moment, if there is anything new; and writes to the file what
+    /// does not stand there yet.
+    pub async fn keep_checkpoints(&self, last: bool) -> Result<(), Error> {
+        let mut db = self.store.read().await?;
+        let rows = audit_checkpoints::checkpoints(&mut db).await?;
+        let grown: i64 =
+            audit_streams::to_anchor(&mut db).await?.iter().map(|row| row.head.seq - row.anchored).sum();
+        drop(db);
+        let since = rows.last().map(|row| row.at);
+        let is_time = last || since.is_none_or(|at| at.plus(INTERVAL) <= self.now());
+        if grown >= EVENTS || (grown > 0 && is_time) {
+            self.make_checkpoint().await?;
+        } else if rows.iter().all(|row| row.filed_at.is_some()) {
+            return Ok(());
+        }
+        let result = self.file_checkpoints().await;
+        self.filing.went(&self.settings.audit.checkpoint_file, &result);
+        Ok(())
+    }
+
+    async fn make_checkpoint(&self) -> Result<(), Error> {
+        let mut tx = self.store.begin().await?;
+        let before = audit_checkpoints::checkpoints(&mut tx).await?.pop();
+        let grown = audit_streams::to_anchor(&mut tx).await?;
+        if grown.is_empty() {
+            return Ok(());
+        }
+        let now = self.now();
+        let checkpoint = Checkpoint {
+            seq: before.as_ref().map_or(1, |row| row.seq + 1),
+            iat: now.seconds(),
+            previous: before.as_ref().map(|row| Mac(crypto::sha256(row.jws.as_bytes()))),
+            events: before.as_ref().map_or(0, |row| row.events)
+                + grown.iter().map(|row| row.head.seq - row.anchored).sum::<i64>(),
+            heads: genuine_heads(&self.keyring.audit(), &grown, true),
+        };
+        let jws = self.keyring.audit().signer().sign(Statement::Checkpoint, &checkpoint);
+        let jws = jws.map_err(Error::internal)?;
+        let row =
+            CheckpointRow { seq: checkpoint.seq, at: now, events: checkpoint.events, jws, filed_at: None };
+        audit_streams::anchor(&mut tx).await?;
+        self.send_checkpoint(&mut tx, &row);
+        audit_checkpoints::insert(&mut tx, row).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Is given every new checkpoint, in the transaction that records it: the place for whoever sends it elsewhere.
+    #[expect(clippy::unused_self, reason = "whoever sends it will need the desk")]
+    fn send_checkpoint(&self, _tx: &mut Tx, checkpoint: &CheckpointRow) {
+        tracing::debug!(checkpoint.seq, checkpoint.events, "checkpoint of the book");
+    }
+
+    /// Appends to the file what does not stand there yet.
+    async fn file_checkpoints(&self) -> Result<(), Error> {
+        let rows = audit_checkpoints::checkpoints(&mut self.store.read().await?).await?;
+        let rows: Vec<CheckpointRow> = rows.into_iter().filter(|row| row.filed_at.is_none()).collect();
+        let Some(newest) = rows.last().map(|row| row.seq) else { return Ok(()) };
+        let path = self.settings.audit.checkpoint_file.clone();
+        let keys = self.keyring.audit();
+        let appended = tokio::task::spawn_blocking(move || {
+            let previous = |jws: &str| {
+                keys.signer()
+                    .verify::<Checkpoint>(Statement::Checkpoint, jws)
+                    .and_then(|claims| claims.previous)
+            };
+            append(&path, &rows, rows.first().and_then(|row| previous(&row.jws)))
+        });
+        appended.await.map_err(Error::internal)?.map_err(|error| Error::Unavailable(error.into()))?;
+        remember_filed(&self.store, newest, self.now()).await
+    }
+}
+
+async fn remember_filed(store: &Store, seq: i64, now: Timestamp) -> Result<(), Error> {
+    let mut tx = store.begin().await?;
+    audit_checkpoints::filed(&mut tx, seq, now).await?;
+    Ok(tx.commit().await?)
+}
+
+/// Adds the checkpoints as lines, durably. `previous` is the digest of the line they should come behind.
+fn append(path: &Path, rows: &[CheckpointRow], previous: Option<Mac>) -> io::Result<()> {
+    let is_new = !path.exists();
+    let mut file =
+        fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    file.lock()?;
+    let last = whole_lines(&mut file)?;
+    let digest = last.as_ref().map(|line| Mac(crypto::sha256(line.as_bytes())));
+    // A line that was written by a process that could not say so any more is not written again.
+    let there = rows.iter().position(|row| Some(&row.jws) == last.as_ref()).map_or(0, |place| place + 1);
+    if there == 0 && digest != previous {
+        tracing::error!(
+            file = %path.display(),
+            "the file of checkpoints does not end with the one before this: it was changed, or the database was \
+             restored; run: keydesk audit verify"
+        );
+    }
+    let text: String = rows[there..].iter().flat_map(|row| [row.jws.as_str(), "\n"]).collect();
+    file.seek(SeekFrom::End(0))?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    if is_new {
+        let directory: PathBuf = path.parent().map(Path::to_owned).unwrap_or_default();
+        let here = directory.as_os_str().is_empty();
+        fs::File::open(if here { Path::new(".") } else { &directory })?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Cuts off a line that was not written to its end, and returns the last whole one.
+fn whole_lines(file: &mut fs::File) -> io::Result<Option<String>> {
+    let length = file.seek(SeekFrom::End(0))?;
+    let begin = length.saturating_sub(TAIL);
+    let mut tail = Vec::new();
+    file.seek(SeekFrom::Start(begin))?;
+    file.read_to_end(&mut tail)?;
+    let whole = tail.iter().rposition(|byte| *byte == b'\n').map_or(0, |place| place + 1);
+    if whole < tail.len() {
+        file.set_len(begin + u64::try_from(whole).unwrap_or(0))?;
+    }
+    let lines = String::from_utf8_lossy(&tail[..whole]);
+    Ok(lines.lines().last().map(str::to_owned))
+}
