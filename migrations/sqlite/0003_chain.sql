@@ -38,6 +38,13 @@ create table audit_prunings (
     jws    text not null
 ) strict, without rowid;
 
+-- `insert or replace` deletes without asking the triggers for deletion.
+create trigger audit_events_are_not_replaced before insert on audit_events
+when exists (select 1 from audit_events where id = new.id or (stream = new.stream and seq = new.seq))
+begin
+    select raise(abort, 'audit events are never replaced');
+end;
+
 -- An event is deleted only after the record that says so; whether that record is genuine, `keydesk audit verify` tells.
 drop trigger audit_events_are_not_deleted;
 create trigger audit_events_are_not_deleted before delete on audit_events

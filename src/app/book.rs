@@ -9,6 +9,7 @@ mod checkpoints;
 mod diagnose;
 mod evidence;
 mod fault;
+mod prune;
 mod verify;
 
 use std::sync::{

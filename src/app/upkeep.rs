@@ -40,6 +40,9 @@ impl App {
             if due && let Err(error) = self.forget().await {
                 tracing::warn!(%error, "could not clear what is over");
             }
+            if due && let Err(error) = self.prune_book().await {
+                tracing::warn!(%error, "could not remove old events from the book");
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use super::{
     db::{Row, sql},
 };
 use crate::model::{
-    Id, Mac, Timestamp,
+    Head, Id, Mac, Timestamp,
     audit::{Position, RecordedEvent},
 };
 
@@ -184,6 +184,44 @@ pub async fn macs(
         Ok((row.int("seq")?, row.maybe_mac("mac").ok().flatten()))
     })
     .await
+}
+
+/// Stream and number of events from before `cutoff`, oldest first.
+pub async fn older_than(
+    db: &mut Connection,
+    cutoff: Timestamp,
+    limit: i64,
+) -> Result<Vec<(Id, i64)>, StoreError> {
+    let statement =
+        sql("select stream, seq from audit_events where at < $1 order by at, stream, seq limit $2")
+            .bind(cutoff)
+            .bind(limit);
+    db.all(statement, |row| Ok((row.id("stream")?, row.int("seq")?))).await
+}
+
+/// The last event of a stream, up to `end`, before which everything is from before `cutoff`.
+pub async fn prunable(
+    db: &mut Connection,
+    stream: Id,
+    end: i64,
+    cutoff: Timestamp,
+) -> Result<Option<Head>, StoreError> {
+    let statement = sql("select stream, seq, mac from audit_events where stream = $1 and seq <= $2 and seq < \
+                         coalesce((select min(seq) from audit_events where stream = $1 and seq <= $2 and at >= $3), $2 + 1) \
+                         order by seq desc limit 1")
+    .bind(stream)
+    .bind(end)
+    .bind(cutoff);
+    let read = |row: &Row<'_>| {
+        Ok(Head { stream: row.id("stream")?, seq: row.int("seq")?, mac: row.maybe_mac("mac")? })
+    };
+    db.optional(statement, read).await
+}
+
+/// Removes the beginning of a stream, for which there must be a pruning record, and tells how many events that were.
+pub async fn delete_up_to(tx: &mut Tx, head: Head) -> Result<u64, StoreError> {
+    let statement = sql("delete from audit_events where stream = $1 and seq <= $2");
+    tx.execute(statement.bind(head.stream).bind(head.seq)).await
 }
 
 /// How many events there are.

@@ -55,6 +55,12 @@ pub async fn to_anchor(db: &mut Connection) -> Result<Vec<StreamRow>, StoreError
     db.all(statement, read_row).await
 }
 
+/// Up to where a checkpoint knows a stream.
+pub async fn anchored(db: &mut Connection, stream: Id) -> Result<i64, StoreError> {
+    let found = sql("select anchored from audit_streams where stream = $1").bind(stream);
+    Ok(db.optional(found, |row| row.int("anchored")).await?.unwrap_or(0))
+}
+
 /// From now on a checkpoint knows every stream up to its head.
 pub async fn anchor(tx: &mut Tx) -> Result<(), StoreError> {
     tx.execute(sql("update audit_streams set anchored = seq where anchored < seq")).await.map(drop)

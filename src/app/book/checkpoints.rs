@@ -14,13 +14,13 @@ use std::{
 
 use super::chain::genuine_heads;
 use crate::{
-    app::{App, Error},
+    app::{App, Error, outbox::Destination},
     crypto::{self, statement::Statement},
     model::{Mac, Timestamp, chain::Checkpoint},
     store::{
         Store, Tx,
         audit_checkpoints::{self, CheckpointRow},
-        audit_streams,
+        audit_streams, outbox,
     },
 };
 
@@ -101,15 +101,21 @@ impl App {
         let row =
             CheckpointRow { seq: checkpoint.seq, at: now, events: checkpoint.events, jws, filed_at: None };
         audit_streams::anchor(&mut tx).await?;
-        self.send_checkpoint(&mut tx, &row);
+        self.send_checkpoint(&mut tx, &row).await?;
         audit_checkpoints::insert(&mut tx, row).await?;
         Ok(tx.commit().await?)
     }
 
-    /// Is given every new checkpoint, in the transaction that records it: the place for whoever sends it elsewhere.
-    #[expect(clippy::unused_self, reason = "whoever sends it will need the desk")]
-    fn send_checkpoint(&self, _tx: &mut Tx, checkpoint: &CheckpointRow) {
-        tracing::debug!(checkpoint.seq, checkpoint.events, "checkpoint of the book");
+    /// Puts a new checkpoint into the outbox, in the transaction that records it, if there is a webhook for it.
+    async fn send_checkpoint(&self, tx: &mut Tx, checkpoint: &CheckpointRow) -> Result<(), Error> {
+        if !self.settings.destinations.contains(&Destination::Checkpoints) {
+            return Ok(());
+        }
+        let body = serde_json::json!({
+            "type": "audit.checkpoint", "seq": checkpoint.seq, "at": checkpoint.at, "events": checkpoint.events,
+            "jws": checkpoint.jws,
+        });
+        Ok(outbox::insert(tx, self.new_message(Destination::Checkpoints, body.to_string())).await?)
     }
 
     /// Appends to the file what does not stand there yet.

@@ -65,6 +65,9 @@ impl Search<'_> {
         if let Some((other, _)) = twin {
             return Some((Kind::Copied, format!("it is a copy of event {other}, changed to stand here")));
         }
+        if let Some(written) = self.written_as(event) {
+            return Some((Kind::Moved, format!("it was written as event {written} and moved here")));
+        }
         let before = if seq == 1 { Some(Mac::NONE) } else { self.macs.get(&(seq - 1)).copied() };
         if let (Some(next), Some(before)) = (next, before)
             && self.is_genuine(next, seq, before)
@@ -79,8 +82,7 @@ impl Search<'_> {
                 format!("{removed} before it were removed, and the numbers behind them changed to hide it");
             return Some((Kind::Missing, what));
         }
-        let written = self.written_as(event)?;
-        Some((Kind::Moved, format!("it was written as event {written} and moved here")))
+        None
     }
 
     fn is_genuine(&self, event: &RecordedEvent, seq: i64, previous: Mac) -> bool {

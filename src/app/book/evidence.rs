@@ -139,7 +139,12 @@ impl Evidence {
         let mut strange = Vec::new();
         let mut missing = |from: i64, to: i64| {
             if from <= to {
-                let what = format!("checkpoints {from} to {to} are missing in {sources}");
+                let which = if from == to {
+                    format!("checkpoint {to} is")
+                } else {
+                    format!("checkpoints {from} to {to} are")
+                };
+                let what = format!("{which} missing in {sources}");
                 self.faults.push(Fault::general(Kind::Checkpoint, what));
             }
         };
@@ -156,6 +161,20 @@ impl Evidence {
         }
         missing(previous.map_or(0, |(seq, _)| seq) + 1, filed);
         self.faults.append(&mut strange);
+    }
+
+    /// Holds the pruning records against all else that was said of the events they end with.
+    pub(super) fn check_prunings(&mut self) {
+        for pruning in self.prunings.values() {
+            let Head { stream, seq, mac } = pruning.head;
+            let claims = self.claims.get(&stream).and_then(|claims| claims.get(&seq));
+            for claim in claims.into_iter().flatten().filter(|claim| claim.mac != mac) {
+                let what = format!("the last event that was pruned is not the one that {} names", claim.by);
+                let mut fault = Fault::of(stream, seq, Kind::Pruning, what);
+                fault.on_word_of(claim);
+                self.faults.push(fault);
+            }
+        }
     }
 
     /// Adds the pruning records.

@@ -248,9 +248,9 @@ impl<'a> Verifier<'a> {
             self.check_end(stream, pruned, self.sealed_head(stream));
         }
         let Self { unsound, mut report, evidence, .. } = self;
-        report.faults.retain(|fault| !fault.rests_on.is_some_and(|stream| unsound.contains(&stream)));
         // What is wrong with the statements themselves comes first: the rest is judged by them.
         report.faults.splice(0..0, evidence.faults.iter().cloned());
+        report.faults.retain(|fault| !fault.rests_on.is_some_and(|stream| unsound.contains(&stream)));
         report.whole = report.faults.is_empty() && report.more == 0;
         report
     }
@@ -297,6 +297,7 @@ impl Book {
         evidence.read_prunings(keys, audit_checkpoints::prunings(&mut db).await?);
         evidence.read_checkpoints(keys, &lines, filed, &evidence::names(usual, given));
         evidence.hear(&audit_events::with_heads(&mut db).await?);
+        evidence.check_prunings();
         if !streams.iter().any(|row| row.seal.is_some()) {
             evidence.nothing_is_chained(streams.iter().map(|row| row.head.stream));
         }
