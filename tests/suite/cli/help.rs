@@ -15,6 +15,20 @@ fn subcommands(help: &str) -> Vec<String> {
         .collect()
 }
 
+/// Every command that does something, as it is typed.
+pub(crate) fn commands(place: &Place) -> Vec<String> {
+    let (mut waiting, mut found) = (vec![Vec::<String>::new()], Vec::new());
+    while let Some(path) = waiting.pop() {
+        let arguments: Vec<&str> = path.iter().map(String::as_str).chain(["--help"]).collect();
+        let below = subcommands(&place.must(&arguments));
+        if below.is_empty() {
+            found.push(path.join(" "));
+        }
+        waiting.extend(below.into_iter().map(|name| path.iter().cloned().chain([name]).collect()));
+    }
+    found
+}
+
 #[test]
 fn every_command_has_help_with_an_example() {
     let place = Place::new();

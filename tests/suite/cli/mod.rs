@@ -2,5 +2,5 @@
 
 mod config;
 mod desk;
-mod help;
+pub(crate) mod help;
 mod start;
