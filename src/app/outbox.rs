@@ -95,16 +95,18 @@ impl App {
 
     /// What is to be sent now. Each attempt is counted already.
     pub async fn take_due(&self, destination: Destination) -> Vec<Outgoing> {
-        let mut taken = match destination {
-            Destination::Alarms => self.unwritten.take_due(self.now()).await,
-            Destination::Checkpoints => Vec::new(),
-        };
-        match self.claim_due(destination).await {
-            Ok(claimed) => taken.extend(claimed),
-            // The book's own failure is told elsewhere, and this comes again in a second.
-            Err(error) => tracing::debug!(%error, "cannot look what is to be sent"),
+        if destination == Destination::Alarms {
+            // At once: where these are, the database is what does not work.
+            let taken = self.unwritten.take_due(self.now()).await;
+            if !taken.is_empty() {
+                return taken;
+            }
         }
-        taken
+        self.claim_due(destination).await.unwrap_or_else(|error| {
+            // The book's own failure is told elsewhere, and this comes again in a second.
+            tracing::debug!(%error, "cannot look what is to be sent");
+            Vec::new()
+        })
     }
 
     async fn claim_due(&self, destination: Destination) -> Result<Vec<Outgoing>, Error> {

@@ -107,6 +107,20 @@ def test_spraying_is_one_message_within_seconds_however_long_it_goes_on(alarmed)
     assert event["actor"] == "keydesk" and event["object"].startswith("alarm:")
 
 
+def test_hammering_one_user_is_told_of_although_the_attempts_are_not_looked_at(fresh):
+    with Receiver() as receiver:
+        desk = fresh(**webhook(receiver, KEYDESK_ALERTS__WEBHOOK_SECRET=new_secret())).start()
+        statuses = []
+        with Client(desk, "127.69.0.1") as client:
+            deadline = time.monotonic() + 3
+            while time.monotonic() < deadline:
+                statuses.append(client.login("admin", "not the password at all").status)
+        assert statuses.count(429) > statuses.count(400)
+        assert len(wait_for(receiver, "password_guessing")) == 1
+        time.sleep(2)
+        assert len(receiver.of("password_guessing")) == 1
+
+
 def test_one_user_from_many_sources(alarmed):
     desk, receiver, _ = alarmed
     for i in range(12):

@@ -7,7 +7,7 @@ use keydesk::{
         alarms::{RaisedAlarm, Watch},
         outbox::Destination,
     },
-    model::{Action, Role},
+    model::{Action, Role, Timestamp},
     store::audit_events::Filter,
 };
 use serde_json::Value;
@@ -198,6 +198,32 @@ async fn what_is_about_to_expire_is_told_of_once_a_day() {
 }
 
 #[tokio::test]
+async fn a_certificate_is_told_of_before_it_expires_and_when_its_successor_is_of_no_use() {
+    let desk = Desk::open().await;
+    let days = |days: i64| Timestamp::from_micros((crate::desk::START + days * 86_400) * 1_000_000);
+    desk.app.serve_with_certificate_until(days(15));
+    let mut first = watch(&desk).await;
+    assert_eq!(raised(&desk, "certificate_expiry").await.len(), 0);
+    desk.app.serve_with_certificate_until(days(10));
+    watch(&desk).await;
+    let alarms = raised(&desk, "certificate_expiry").await;
+    assert!(alarms.len() == 1 && alarms[0].summary.contains("expires in 10 days"), "{alarms:?}");
+    desk.app.refuse_certificate();
+    first.round().await;
+    first.round().await;
+    assert_eq!(subjects(&desk, "certificate_refused").await, ["certificate"]);
+}
+
+#[tokio::test]
+async fn a_signing_key_that_does_not_open_any_more_is_told_of() {
+    let desk = Desk::open().await;
+    let update = "update signing_keys set sealed = zeroblob(120)";
+    sqlx::query(update).execute(&mut desk.database().await).await.unwrap();
+    watch(&desk).await;
+    assert_eq!(subjects(&desk, "broken_seal").await, ["signing_keys"]);
+}
+
+#[tokio::test]
 async fn a_clock_that_was_set_is_told_of() {
     let desk = Desk::open().await;
     let mut watch = watch(&desk).await;
@@ -249,7 +275,7 @@ async fn a_message_is_tried_ten_times_at_growing_intervals_and_then_given_up() {
 }
 
 #[tokio::test]
-async fn a_message_that_was_delivered_is_not_sent_again_and_is_forgotten_after_a_month() {
+async fn a_message_that_was_delivered_is_not_sent_again() {
     let desk = Desk::open_with(|settings| settings.destinations = vec![Destination::Alarms]).await;
     desk.app.raise_test_alarm(&operator()).await.unwrap();
     let due = desk.app.take_due(Destination::Alarms).await;

@@ -6,12 +6,13 @@ use crate::{
 };
 
 /// What people and machines do for themselves: a refusal there says nothing of administration.
-const OWN: [Action; 11] = [
+const OWN: [Action; 12] = [
     Action::BookProbe,
     Action::CredentialVerify,
     Action::LlmKeysRead,
     Action::OwnRead,
     Action::RefreshTokenReuse,
+    Action::RequestAdmit,
     Action::SessionRevoke,
     Action::TokenIntrospect,
     Action::TokenIssue,

@@ -13,9 +13,9 @@ use crate::{
 };
 
 const SECOND: Duration = Duration::from_secs(1);
-/// How many rounds there are between looks at the disk, and at what is about to expire.
+/// How many rounds there are between looks at the disk, and at the keys.
 const DISK: u64 = 10;
-const EXPIRY: u64 = 60;
+const KEYS: u64 = 60;
 
 /// What the watch remembers from one round to the next.
 #[derive(Debug)]
@@ -56,10 +56,10 @@ impl Watch {
         if self.rounds.is_multiple_of(DISK) {
             self.look_at_disk().await;
         }
-        if self.rounds.is_multiple_of(EXPIRY)
-            && let Err(error) = self.look_at_expiries().await
+        if self.rounds.is_multiple_of(KEYS)
+            && let Err(error) = self.look_at_keys().await
         {
-            tracing::debug!(%error, "cannot look what is about to expire");
+            tracing::debug!(%error, "cannot look at the keys");
         }
         self.rounds += 1;
     }
@@ -127,7 +127,12 @@ impl Watch {
         }
     }
 
-    async fn look_at_expiries(&mut self) -> Result<(), Error> {
+    /// What is about to expire, and whether the signing keys still open.
+    async fn look_at_keys(&mut self) -> Result<(), Error> {
+        if let Err(Error::Internal(_)) = self.app.load_signing_keys().await {
+            let summary = "a sealed signing key does not open; those that were opened before are used on";
+            self.raise(Alarm::new(Rule::BrokenSeal, "signing_keys", summary)).await;
+        }
         for alarm in self.app.expiring().await? {
             self.raise(alarm).await;
         }
