@@ -10,8 +10,6 @@ use crate::model::{Id, Timestamp};
 /// What the rules see of an event.
 #[derive(Clone, Debug)]
 pub struct SeenEvent {
-    /// Its place in its stream.
-    pub seq: i64,
     /// When.
     pub at: Timestamp,
     /// `noun.verb`.
@@ -34,27 +32,55 @@ pub struct SeenEvent {
     pub reason: Option<String>,
 }
 
-/// The streams that have grown since they were read, with how far that was.
-pub async fn grown(db: &mut Connection, limit: i64) -> Result<Vec<(Id, i64)>, StoreError> {
-    let statement =
-        sql("select stream, watched from audit_streams where watched < seq order by stream limit $1");
-    db.all(statement.bind(limit), |row| Ok((row.id("stream")?, row.int("watched")?))).await
+/// The key reads of a principal from one source within an hour. There are so many that they are only counted.
+#[derive(Clone, Debug)]
+pub struct SeenReads {
+    /// The principal.
+    pub principal_id: Id,
+    /// `user:alice`.
+    pub who: String,
+    /// From where.
+    pub source: String,
+    /// The hour, from 1970.
+    pub hour: i64,
+    /// How many.
+    pub reads: i64,
+    /// When the last of them was.
+    pub at: Timestamp,
+    /// One of the requests.
+    pub request_id: String,
 }
 
-/// The events of a stream after `seq`, in order.
-pub async fn events_after(
-    db: &mut Connection,
-    stream: Id,
-    seq: i64,
-    limit: i64,
-) -> Result<Vec<SeenEvent>, StoreError> {
+/// A piece of a stream that has not been read yet: the events after `from` up to and with `to`.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece {
+    /// The stream.
+    pub stream: Id,
+    /// Up to where it has been read.
+    pub from: i64,
+    /// The last event of the piece.
+    pub to: i64,
+}
+
+/// The streams that have grown since they were read.
+pub async fn grown(db: &mut Connection, limit: i64) -> Result<Vec<Piece>, StoreError> {
+    let statement =
+        sql("select stream, watched, seq from audit_streams where watched < seq order by stream limit $1");
+    let read = |row: &Row<'_>| {
+        Ok(Piece { stream: row.id("stream")?, from: row.int("watched")?, to: row.int("seq")? })
+    };
+    db.all(statement.bind(limit), read).await
+}
+
+/// The events of a piece, in order, but for successful key reads.
+pub async fn events(db: &mut Connection, piece: Piece) -> Result<Vec<SeenEvent>, StoreError> {
     let statement = sql(
-        "select seq, at, action, outcome, actor, principal_id, principal_kind, object, source, request_id, \
-                         reason from audit_events where stream = $1 and seq > $2 order by seq limit $3",
+        "select at, action, outcome, actor, principal_id, principal_kind, object, source, request_id, reason \
+                         from audit_events where stream = $1 and seq > $2 and seq <= $3 \
+                         and not (action = 'llm_keys.read' and outcome = 'allowed') order by seq",
     );
     let read = |row: &Row<'_>| {
         Ok(SeenEvent {
-            seq: row.int("seq")?,
             at: row.time("at")?,
             action: row.text("action")?,
             outcome: row.text("outcome")?,
@@ -67,14 +93,35 @@ pub async fn events_after(
             reason: row.maybe_text("reason")?,
         })
     };
-    db.all(statement.bind(stream).bind(seq).bind(limit), read).await
+    db.all(statement.bind(piece.stream).bind(piece.from).bind(piece.to), read).await
 }
 
-/// Remembers that a stream was read up to `to`, and until now up to `from`. Tells whether that is so: of two processes that
-/// read the same events, one goes on.
-pub async fn advance(tx: &mut Tx, stream: Id, from: i64, to: i64) -> Result<bool, StoreError> {
+/// The successful key reads of a piece, counted.
+pub async fn reads(db: &mut Connection, piece: Piece) -> Result<Vec<SeenReads>, StoreError> {
+    let statement = sql(
+        "select principal_id, max(principal_kind) as kind, max(actor) as actor, source, at / 3600000000 as hour, \
+                         count(*) as reads, max(at) as at, max(request_id) as request_id from audit_events \
+                         where stream = $1 and seq > $2 and seq <= $3 and action = 'llm_keys.read' and outcome = 'allowed' \
+                         and principal_id is not null group by principal_id, source, at / 3600000000",
+    );
+    let read = |row: &Row<'_>| {
+        Ok(SeenReads {
+            principal_id: row.id("principal_id")?,
+            who: format!("{}:{}", row.text("kind")?, row.text("actor")?),
+            source: row.text("source")?,
+            hour: row.int("hour")?,
+            reads: row.int("reads")?,
+            at: row.time("at")?,
+            request_id: row.text("request_id")?,
+        })
+    };
+    db.all(statement.bind(piece.stream).bind(piece.from).bind(piece.to), read).await
+}
+
+/// Remembers that a piece was read. Tells whether it had not been: of two processes that read the same events, one goes on.
+pub async fn advance(tx: &mut Tx, piece: Piece) -> Result<bool, StoreError> {
     let statement = sql("update audit_streams set watched = $3 where stream = $1 and watched = $2");
-    Ok(tx.execute(statement.bind(stream).bind(from).bind(to)).await? == 1)
+    Ok(tx.execute(statement.bind(piece.stream).bind(piece.from).bind(piece.to)).await? == 1)
 }
 
 /// Notes that `item` was seen with `subject`, and tells how many different ones have been since `since`.

@@ -9,7 +9,7 @@ use crate::{
     model::{Alarm, Rule, Timestamp, network},
     store::{
         Tx,
-        alarms::{self, SeenEvent},
+        alarms::{self, SeenEvent, SeenReads},
     },
 };
 
@@ -19,29 +19,46 @@ const MOST: i64 = 50;
 /// How precisely it is remembered when a network was last seen.
 const PRECISION: Duration = Duration::from_hours(1);
 
+/// A success of a principal, as far as this rule looks at it.
+struct Seen<'e> {
+    who: String,
+    source: &'e str,
+    at: Timestamp,
+    request_id: &'e str,
+}
+
 /// What these events are worth together with what was seen before.
-pub(super) async fn alarms(tx: &mut Tx, events: &[SeenEvent]) -> Result<Vec<Alarm>, Error> {
-    let mut seen: BTreeMap<_, &SeenEvent> = BTreeMap::new();
-    for event in events.iter().filter(|event| event.outcome == "allowed") {
-        if let (Some(principal), Some(network)) = (event.principal_id, network::around(&event.source, 24, 64))
-        {
-            seen.insert((principal, network), event);
+pub(super) async fn alarms(
+    tx: &mut Tx,
+    events: &[SeenEvent],
+    reads: &[SeenReads],
+) -> Result<Vec<Alarm>, Error> {
+    let events = events.iter().filter(|event| event.outcome == "allowed").filter_map(|event| {
+        let SeenEvent { source, at, request_id, .. } = event;
+        Some((event.principal_id?, Seen { who: event.who(), source, at: *at, request_id }))
+    });
+    let reads = reads.iter().map(|group| {
+        let SeenReads { source, at, request_id, .. } = group;
+        (group.principal_id, Seen { who: group.who.clone(), source, at: *at, request_id })
+    });
+    let mut seen: BTreeMap<_, Seen<'_>> = BTreeMap::new();
+    for (principal, success) in events.chain(reads) {
+        if let Some(network) = network::around(success.source, 24, 64) {
+            seen.insert((principal, network), success);
         }
     }
     let mut found = Vec::new();
-    for ((principal, network), event) in seen {
+    for ((principal, network), Seen { who, source, at, request_id }) in seen {
         let known = alarms::networks(tx, principal).await?;
         let last = known.iter().find(|(other, _)| *other == network).map(|(_, last)| *last);
-        if last.is_none_or(|last| last < before(event.at, PRECISION)) {
-            alarms::remember_network(tx, principal, &network, event.at, MOST).await?;
+        if last.is_none_or(|last| last < before(at, PRECISION)) {
+            alarms::remember_network(tx, principal, &network, at, MOST).await?;
         }
-        let is_new = last.is_none_or(|last| last < before(event.at, REMEMBERED));
+        let is_new = last.is_none_or(|last| last < before(at, REMEMBERED));
         if is_new && !known.is_empty() {
-            let who = event.who();
-            let summary =
-                format!("{who} came from {network} for the first time in ninety days ({})", event.source);
+            let summary = format!("{who} came from {network} for the first time in ninety days ({source})");
             let alarm = Alarm::new(Rule::NewNetwork, format!("{who} from {network}"), summary);
-            found.push(alarm.in_request(&event.request_id));
+            found.push(alarm.in_request(request_id));
         }
     }
     Ok(found)

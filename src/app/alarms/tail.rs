@@ -6,41 +6,41 @@
 use super::{guessing, incidents, networks, reads};
 use crate::{
     app::{App, Error},
-    model::{Id, Timestamp},
-    store::alarms::{self, SeenEvent},
+    model::Timestamp,
+    store::alarms::{self, Piece, SeenEvent},
 };
 
 /// How many events are read at a time, and of how many streams.
-const BATCH: i64 = 1000;
+const BATCH: i64 = 2000;
 const STREAMS: i64 = 20;
 
 impl App {
-    /// Reads a batch of each stream that has grown. Tells whether there may be more.
+    /// Reads a piece of each stream that has grown. Tells whether there may be more.
     pub(super) async fn read_on(&self) -> Result<bool, Error> {
-        let mut db = self.store.read().await?;
-        let mut found = Vec::new();
-        for (stream, from) in alarms::grown(&mut db, STREAMS).await? {
-            found.push((stream, from, alarms::events_after(&mut db, stream, from, BATCH).await?));
-        }
-        drop(db);
         let mut more = false;
-        for (stream, from, events) in found {
-            more |= i64::try_from(events.len()).is_ok_and(|read| read == BATCH);
-            self.judge(stream, from, &events).await?;
+        let grown = alarms::grown(&mut self.store.read().await?, STREAMS).await?;
+        for piece in grown {
+            let end = piece.to.min(piece.from + BATCH);
+            more |= end < piece.to;
+            self.judge(Piece { to: end, ..piece }).await?;
         }
         Ok(more)
     }
 
-    async fn judge(&self, stream: Id, from: i64, events: &[SeenEvent]) -> Result<(), Error> {
-        let Some(last) = events.last() else { return Ok(()) };
+    async fn judge(&self, piece: Piece) -> Result<(), Error> {
+        // What is written stays as it is, so it can be read before the one writer is asked for.
+        let mut db = self.store.read().await?;
+        let events = alarms::events(&mut db, piece).await?;
+        let reads = alarms::reads(&mut db, piece).await?;
+        drop(db);
         let mut work = self.book.begin().await?;
-        if !alarms::advance(&mut work, stream, from, last.seq).await? {
+        if !alarms::advance(&mut work, piece).await? {
             return Ok(());
         }
         let mut found: Vec<_> = events.iter().filter_map(incidents::alarm).collect();
-        found.extend(guessing::alarms(&mut work, events).await?);
-        found.extend(networks::alarms(&mut work, events).await?);
-        found.extend(reads::alarms(&mut work, events).await?);
+        found.extend(guessing::alarms(&mut work, &events).await?);
+        found.extend(networks::alarms(&mut work, &events, &reads).await?);
+        found.extend(reads::alarms(&mut work, &reads).await?);
         for alarm in &found {
             self.raise_in(&mut work, alarm).await?;
         }
