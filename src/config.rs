@@ -29,8 +29,9 @@ pub use secrets::Secrets;
 pub(crate) use secrets::trim_newline;
 
 use crate::{
+    app::limits::Limits,
     crypto::jwt::Algorithm,
-    model::{Network, Networks, PasswordPolicy, password::MAX_PASSWORD_BYTES},
+    model::{Network, Networks, PasswordPolicy, Rate, password::MAX_PASSWORD_BYTES},
 };
 use layers::Layers;
 
@@ -62,6 +63,8 @@ pub struct Config {
     pub connections: usize,
     /// How many of them one source may have.
     pub connections_per_source: usize,
+    /// How often somebody may ask.
+    pub limits: Limits,
     /// The SQLite database.
     pub database: PathBuf,
     /// The file of the key-encryption key.
@@ -173,6 +176,11 @@ pub fn load(flags: &Flags, environment: &Environment) -> Result<Config, Error> {
         listen,
         public_url,
         trusted_proxies: layers.checked(&keys::SERVER_TRUSTED_PROXIES, networks::proxies)?,
+        limits: Limits {
+            keys: layers.checked(&keys::LIMITS_KEYS, rate)?,
+            token: layers.checked(&keys::LIMITS_TOKEN, rate)?,
+            introspect: layers.checked(&keys::LIMITS_INTROSPECT, rate)?,
+        },
         allow_from: layers.checked(&keys::SERVER_ALLOW_FROM, networks::allowed)?,
         admin_allow_from: layers.checked(&keys::ADMIN_ALLOW_FROM, networks::allowed)?,
         drain_delay: layers.checked(&keys::SERVER_DRAIN_DELAY, drain_delay)?,
@@ -341,6 +349,10 @@ fn audience(text: &str) -> Result<String, String> {
 fn min_length(text: &str) -> Result<usize, String> {
     let Ok(length) = text.parse() else { return wrong("is not a whole number") };
     if (8..=MAX_PASSWORD_BYTES).contains(&length) { Ok(length) } else { wrong("is too small or too large") }
+}
+
+fn rate(text: &str) -> Result<Option<Rate>, String> {
+    if text == "off" { Ok(None) } else { text.parse().map(Some).or(wrong("is not a rate")) }
 }
 
 fn boolean(text: &str) -> Result<bool, String> {

@@ -65,7 +65,7 @@ impl App {
                 if let Some((owner, credential)) = owner {
                     event.is_by(&owner, credential);
                 }
-                self.book.record(event).await?;
+                self.record_bounded(event).await?;
                 Err(if reason == ELSEWHERE { Error::Elsewhere } else { Error::CredentialInvalid })
             }
         }
@@ -74,7 +74,7 @@ impl App {
     /// Writes down that something was refused before it was known who asks, and gives the error to answer with: a refusal
     /// that cannot be written is no less a refusal, but the asker is told that the desk cannot work.
     pub async fn refuse(&self, action: Action, origin: &Origin, error: Error) -> Error {
-        match self.book.record(AuditEvent::anonymous(origin, action).denied(error.code())).await {
+        match self.record_bounded(AuditEvent::anonymous(origin, action).denied(error.code())).await {
             Ok(()) => error,
             Err(unavailable) => unavailable,
         }

@@ -53,6 +53,12 @@ pub enum Error {
         /// Seconds.
         retry_after: u64,
     },
+    /// More requests than the limit allows: come back after so many seconds.
+    #[error("you ask more often than you may; the RateLimit headers say how often that is")]
+    RateLimited {
+        /// Seconds.
+        retry_after: u64,
+    },
     /// What was to be changed is not what it was when it was read (RFC 9110 §13.1.1).
     #[error("it has changed since you read it; read it again and repeat the change")]
     Changed,
@@ -94,6 +100,7 @@ impl Error {
             Self::UnsupportedGrantType => "unsupported_grant_type",
             Self::InvalidScope => "invalid_scope",
             Self::TooMany { .. } => "too_many_attempts",
+            Self::RateLimited { .. } => "rate_limited",
             Self::Changed => "changed",
             Self::Stale => "stale",
             Self::Busy => "busy",

@@ -17,6 +17,7 @@ mod error;
 pub mod grants;
 pub mod health;
 pub mod import;
+pub mod limits;
 pub mod llm_keys;
 mod login;
 mod networks;
@@ -82,6 +83,8 @@ pub struct Settings {
     pub admin_allow_from: Networks,
     /// Where there is somebody to send messages to.
     pub destinations: Vec<outbox::Destination>,
+    /// How often somebody may ask.
+    pub limits: limits::Limits,
 }
 
 impl Settings {
@@ -117,6 +120,7 @@ pub struct App {
     passwords: PasswordPool,
     turns: throttle::Turns,
     shed: shed::Shed,
+    limits: limits::Limiters,
     book: book::Book,
     unwritten: alarms::Unwritten,
     /// Where the database is.

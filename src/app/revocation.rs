@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{
     App, Error,
     client::{Client, ClientCredentials},
+    limits::Meter,
     token::TokenId,
 };
 pub use crate::crypto::jwt::AccessClaims;
@@ -48,7 +49,7 @@ impl App {
             Err(error) if self.shed.counts(&error) => Err(error),
             Err(error) => {
                 let reason = event.reason.clone().unwrap_or_else(|| error.code().to_owned());
-                self.book.record(event.denied(reason)).await?;
+                self.record_bounded(event.denied(reason)).await?;
                 Err(error)
             }
         }
@@ -65,7 +66,7 @@ impl App {
         let token = token.ok_or_else(|| super::token::missing("token"))?;
         let Some(revocable) = self.revocable(&client, token.expose()).await? else {
             // Nothing changes, so nothing but the asking is written down.
-            return self.book.record(event.clone()).await;
+            return self.record_bounded(event.clone()).await;
         };
         let (mut tx, now) = (self.book.begin().await?, self.now());
         match revocable {
@@ -107,9 +108,10 @@ impl App {
         asker: Asker,
         token: Option<Secret>,
         origin: Origin,
+        meter: &Meter,
     ) -> Result<Option<AccessClaims>, Error> {
         let mut event = AuditEvent::anonymous(&origin, Action::TokenIntrospect);
-        match self.introspect(asker, token, &mut event).await {
+        match self.introspect(asker, token, meter, &mut event).await {
             Ok(claims) => {
                 let subject =
                     claims.as_ref().map_or_else(|| "inactive".to_owned(), |claims| claims.jti.clone());
@@ -119,7 +121,7 @@ impl App {
             Err(error) if self.shed.counts(&error) => Err(error),
             Err(error) => {
                 let reason = event.reason.clone().unwrap_or_else(|| error.code().to_owned());
-                self.book.record(event.denied(reason)).await?;
+                self.record_bounded(event.denied(reason)).await?;
                 Err(error)
             }
         }
@@ -130,6 +132,7 @@ impl App {
         &self,
         asker: Asker,
         token: Option<Secret>,
+        meter: &Meter,
         event: &mut AuditEvent,
     ) -> Result<Option<AccessClaims>, Error> {
         match asker {
@@ -148,6 +151,9 @@ impl App {
                     return Err(Error::InsufficientScope(Scope::Admin));
                 }
             }
+        }
+        if let Some((asker, _)) = event.principal {
+            self.spend_introspection(asker, meter, event)?;
         }
         let token = token.ok_or_else(|| super::token::missing("token"))?;
         let Ok(claims) = self.verify_access_token(token.expose()) else { return Ok(None) };

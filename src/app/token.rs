@@ -54,7 +54,7 @@ impl App {
             Err(error) if self.shed.counts(&error) => Err(error),
             Err(error) => {
                 let reason = event.reason.clone().unwrap_or_else(|| error.code().to_owned());
-                self.book.record(event.denied(reason)).await?;
+                self.record_bounded(event.denied(reason)).await?;
                 Err(error)
             }
         }

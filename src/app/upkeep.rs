@@ -59,6 +59,7 @@ impl App {
     /// Forgets sessions, revocations, throttles and messages that are over, and replaces an old signing key.
     async fn forget(&self) -> Result<(), Error> {
         let now = self.now();
+        self.limits.forget(now);
         // An access token can outlive its session's end by its own lifetime.
         let over = Timestamp::from_micros(now.micros() - 3_600_000_000);
         loop {

@@ -45,6 +45,7 @@ pub(super) fn settings(config: &Config, issuer: String) -> Settings {
         password_policy: config.password_policy,
         audit: AuditSettings { checkpoint_file: config.checkpoint_file.clone(), retention: config.retention },
         trusted_proxies: config.trusted_proxies.clone(),
+        limits: config.limits,
         allow_from: config.allow_from.clone(),
         admin_allow_from: config.admin_allow_from.clone(),
         destinations: config.alerts.destinations(),

@@ -305,6 +305,35 @@ pub const AUDIT_RETENTION: Key = Key {
     meaning: "for how long the book keeps its events",
 };
 
+/// How often a principal may read keys.
+pub const LIMITS_KEYS: Key = Key {
+    name: "limits.keys",
+    default: Default::Text("60/minute"),
+    kind: Kind::Text,
+    allowed: RATE,
+    meaning: "how often a principal may read keys",
+};
+
+/// How often anybody may ask for a token, by source address.
+pub const LIMITS_TOKEN: Key = Key {
+    name: "limits.token",
+    default: Default::Text("60/minute"),
+    kind: Kind::Text,
+    allowed: RATE,
+    meaning: "how often anybody may ask for a token, by source address",
+};
+
+/// How often a client may ask about tokens.
+pub const LIMITS_INTROSPECT: Key = Key {
+    name: "limits.introspect",
+    default: Default::Text("600/minute"),
+    kind: Kind::Text,
+    allowed: RATE,
+    meaning: "how often a client may ask about tokens",
+};
+
+const RATE: &str = "1 to 1000000 per second, minute, hour or day, such as 60/minute; or off";
+
 /// How the log is written.
 pub const LOG_FORMAT: Key = Key {
     name: "log.format",
@@ -347,6 +376,9 @@ pub const KEYS: &[Key] = &[
     TOKEN_AUDIENCE,
     PASSWORD_ENABLED,
     PASSWORD_MIN_LENGTH,
+    LIMITS_KEYS,
+    LIMITS_TOKEN,
+    LIMITS_INTROSPECT,
     METRICS_LISTEN,
     ALERTS_WEBHOOK_URL,
     ALERTS_FORMAT,

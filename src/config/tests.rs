@@ -85,6 +85,8 @@ fn every_key_can_be_set_in_the_file_and_in_the_environment() {
         ("metrics.listen", "[::1]:9464", "'[::1]:9464'"),
         ("alerts.format", "slack", "'slack'"),
         ("alerts.allow_to", "10.0.0.0/8, 127.0.0.1", "['10.0.0.0/8', '127.0.0.1']"),
+        ("limits.keys", "10/second", "'10/second'"),
+        ("limits.token", "off", "'off'"),
         ("log.format", "json", "'json'"),
         ("log.level", "trace", "'trace'"),
     ] {
@@ -402,4 +404,16 @@ fn a_webhook_secret_is_checked_and_not_shown() {
     let refused =
         environment(&[("KEYDESK_ALERTS__WEBHOOK_SECRET", "SECRET")]).secrets().unwrap_err().to_string();
     assert!(refused.starts_with("KEYDESK_ALERTS__WEBHOOK_SECRET is not whsec_ followed by"), "{refused}");
+}
+
+#[test]
+fn a_limit_is_a_rate_or_off() {
+    let limits = load_with("[limits]\nkeys = 'off'\ntoken = '5/hour'", &[]).unwrap().limits;
+    let said = [limits.keys, limits.token, limits.introspect].map(|rate| rate.map(|rate| rate.to_string()));
+    assert_eq!(said, [None, Some("5/hour".to_owned()), Some("600/minute".to_owned())]);
+    assert_eq!(
+        refused("limits.keys = '0/minute'", &[]),
+        "k.toml: limits.keys is not a rate (allowed: 1 to 1000000 per second, minute, hour or day, such as 60/minute; or off)"
+    );
+    assert!(refused("limits.keys = 60", &[]).starts_with("k.toml: limits.keys must be a string in quotes"));
 }

@@ -23,9 +23,14 @@ use super::{
     host::Hosts,
     intake,
     peer::Client,
+    quota,
     server::guest::Guest,
 };
-use crate::{app::App, metrics::Metrics, model::Origin};
+use crate::{
+    app::{App, limits::Meter},
+    metrics::Metrics,
+    model::Origin,
+};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// How long a client is kept waiting for an answer. The work goes on without it.
@@ -165,12 +170,14 @@ impl Edge {
     async fn work(&self, mut request: Request, path: &str, client: Client, request_id: &str) -> Response {
         request.extensions_mut().insert(RequestId(request_id.to_owned()));
         request.extensions_mut().insert(client);
+        let meter = Arc::new(Meter::default());
+        request.extensions_mut().insert(Arc::clone(&meter));
         let (routes, app) = (Arc::clone(&self.routes), Arc::clone(&self.app));
         let answer = tokio::spawn(async move {
             client.check(&app, &request).await?;
             routes.call(request).await.map(IntoResponse::into_response)
         });
-        match tokio::time::timeout(REQUEST_DEADLINE, answer).await {
+        let mut response = match tokio::time::timeout(REQUEST_DEADLINE, answer).await {
             Ok(Ok(Ok(response))) => response,
             Ok(Ok(Err(error))) => error::render(error, request_id),
             Ok(Err(_)) => error::render_panic(request_id),
@@ -179,7 +186,9 @@ impl Edge {
                 "this takes too long, and goes on by itself: look what became of it before you try again",
             )
             .render(path, request_id),
-        }
+        };
+        quota::tell(&meter, response.headers_mut());
+        response
     }
 }
 

@@ -154,7 +154,7 @@ fn status(error: &app::Error) -> StatusCode {
         E::NotFound(_) => StatusCode::NOT_FOUND,
         E::Conflict(_) => StatusCode::CONFLICT,
         E::Changed => StatusCode::PRECONDITION_FAILED,
-        E::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
+        E::TooMany { .. } | E::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
         E::Busy | E::Stale | E::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         E::Internal(_) | E::Refused(_) => StatusCode::INTERNAL_SERVER_ERROR,
         _ => StatusCode::BAD_REQUEST,
@@ -212,7 +212,7 @@ pub(super) fn render(error: poem::Error, request_id: &str) -> Response {
     if status == StatusCode::SERVICE_UNAVAILABLE {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
-    if let app::Error::TooMany { retry_after } = error {
+    if let app::Error::TooMany { retry_after } | app::Error::RateLimited { retry_after } = error {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(*retry_after));
     }
     response
@@ -256,9 +256,10 @@ fn insufficient_scope(scope: Scope) -> &'static str {
 
 fn oauth_response(status: StatusCode, error: &app::Error) -> Response {
     let code = match error {
-        app::Error::Busy | app::Error::Unavailable(_) | app::Error::TooMany { .. } => {
-            "temporarily_unavailable"
-        }
+        app::Error::Busy
+        | app::Error::Unavailable(_)
+        | app::Error::TooMany { .. }
+        | app::Error::RateLimited { .. } => "temporarily_unavailable",
         app::Error::Internal(_) | app::Error::Refused(_) => "server_error",
         app::Error::Elsewhere => "access_denied",
         other => other.code(),
@@ -346,7 +347,7 @@ pub(super) fn description(status: u16) -> &'static str {
         415 => "The body is not `application/json`.",
         421 => "The `Host` is none by which this desk goes.",
         428 => "The header `If-Match` is missing.",
-        429 => "Too many attempts; try again after `Retry-After` seconds.",
+        429 => "Too many requests, or too many failed attempts; try again after `Retry-After` seconds.",
         431 => "The headers are longer than 16 KiB, or more than 64.",
         500 => "The desk found something wrong with its own data, or made a mistake.",
         503 => "The desk cannot do this now. Nothing was handed over; try again after `Retry-After` seconds.",

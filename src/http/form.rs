@@ -83,6 +83,11 @@ pub(super) trait FormRequest: Sized + Send {
     /// What is asked for: a form that cannot be read is written down as a refusal of that.
     fn action(request: &Request) -> Action;
 
+    /// Whether it may be asked for now: decided before anything is read.
+    fn within_limit(_: &Request) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// From what was read.
     fn of(fields: Fields, client: ClientCredentials) -> Self;
 }
@@ -109,6 +114,7 @@ impl<'a, T: FormRequest> ApiExtractor<'a> for Form<T> {
         body: &mut RequestBody,
         _: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
+        T::within_limit(request).map_err(oauth_problem)?;
         match read_request(request, body).await {
             Ok(read) => Ok(Self(read)),
             Err(error) => {

@@ -15,6 +15,7 @@ use super::{
     error::{Answers, ApiError},
     payload::JsonBody,
     query::refuse_repeated,
+    quota::meter,
 };
 use crate::app::llm_keys::{HandedKey, KeyRead};
 
@@ -97,12 +98,12 @@ const VARY: &str = "Authorization, X-API-Key";
 
 struct All;
 impl Answers for All {
-    const STATUSES: &'static [u16] = &[400, 401, 403, 500, 503];
+    const STATUSES: &'static [u16] = &[400, 401, 403, 429, 500, 503];
 }
 
 struct One;
 impl Answers for One {
-    const STATUSES: &'static [u16] = &[400, 401, 403, 404, 500, 503];
+    const STATUSES: &'static [u16] = &[400, 401, 403, 404, 429, 500, 503];
 }
 
 /// Key reads.
@@ -129,6 +130,7 @@ impl LlmKeysApi {
         #[oai(name = "X-Service-Account")]
         _account: Header<Option<String>>,
     ) -> Result<KeysAnswer<LlmKeys>, ApiError<All>> {
+        app(request).spend_key_read(&caller.0, &meter(request))?;
         refuse_repeated(request)?;
         let project = project.0.filter(|name| !name.is_empty());
         let current = |etag: &str| is_current(if_none_match.0.as_deref(), etag);
@@ -172,6 +174,7 @@ impl LlmKeysApi {
         #[oai(name = "X-Service-Account")]
         _account: Header<Option<String>>,
     ) -> Result<KeysAnswer<LlmKey>, ApiError<One>> {
+        app(request).spend_key_read(&caller.0, &meter(request))?;
         refuse_repeated(request)?;
         let project = project.0.filter(|name| !name.is_empty());
         let current = |etag: &str| is_current(if_none_match.0.as_deref(), etag);

@@ -22,6 +22,7 @@ mod oauth;
 mod payload;
 mod peer;
 mod query;
+mod quota;
 mod schema;
 mod server;
 mod spec;

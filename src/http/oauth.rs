@@ -10,6 +10,7 @@ use super::{
     error::{Answers, OAuthError},
     form::{Fields, Form, FormRequest},
     payload::JsonBody,
+    quota::meter,
 };
 use crate::{
     app::{
@@ -165,7 +166,8 @@ impl OAuthApi {
             Some(caller) => Asker::Caller(caller),
             None => Asker::Client(form.0.client),
         };
-        let claims = app(request).introspect_token(asker, form.0.token, origin(request)).await?;
+        let claims =
+            app(request).introspect_token(asker, form.0.token, origin(request), &meter(request)).await?;
         Ok(Introspected::Answer(answer(claims)))
     }
 }

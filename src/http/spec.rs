@@ -6,7 +6,7 @@
 use poem_openapi::{OpenApi, OpenApiService, Webhook};
 use serde_json::{Value, json};
 
-use super::{error::description, form::FORM};
+use super::{error::description, form::FORM, quota::LIMITED};
 
 /// The document.
 pub(super) fn document<T: OpenApi, W: Webhook>(service: &OpenApiService<T, W>) -> Value {
@@ -21,10 +21,14 @@ pub(super) fn document<T: OpenApi, W: Webhook>(service: &OpenApiService<T, W>) -
         if security.is_null() || *security == json!([{}]) {
             *security = json!([]);
         }
+        let limited = operation["operationId"].as_str().is_some_and(|id| LIMITED.contains(&id));
         let responses =
             operation["responses"].as_object_mut().into_iter().flat_map(serde_json::Map::values_mut);
         for response in responses {
             mend_headers(response);
+            if limited {
+                describe_limit(&mut response["headers"]);
+            }
         }
     }
     add_refusals(&mut document);
@@ -124,6 +128,17 @@ fn mend_headers(response: &mut Value) {
     });
     headers.insert("X-Request-Id".to_owned(), request_id);
     response["headers"] = Value::Object(headers);
+}
+
+/// Not required: a limit can be off, and nothing is counted before it is known who asks.
+fn describe_limit(headers: &mut Value) {
+    for (name, description) in [
+        ("RateLimit-Policy", "The limit: its name, `q` requests in `w` seconds."),
+        ("RateLimit", "What is left of it: its name, `r` requests, and one more in `t` seconds."),
+    ] {
+        headers[name] =
+            json!({ "description": description, "required": false, "schema": { "type": "string" } });
+    }
 }
 
 /// `CACHE-CONTROL` as people write it.

@@ -10,9 +10,10 @@ use super::{
     error::{Answers, OAuthError},
     form::{Fields, Form, FormRequest},
     payload::JsonBody,
+    quota::meter,
 };
 use crate::{
-    app::{client::ClientCredentials, token::TokenRequest},
+    app::{Error, client::ClientCredentials, token::TokenRequest},
     model::Action,
 };
 
@@ -143,6 +144,10 @@ impl FormRequest for TokenRequest {
 
     fn action(_: &Request) -> Action {
         Action::TokenIssue
+    }
+
+    fn within_limit(request: &Request) -> Result<(), Error> {
+        app(request).spend_token_request(&origin(request), &meter(request))
     }
 
     fn of(mut fields: Fields, client: ClientCredentials) -> Self {

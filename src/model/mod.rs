@@ -17,6 +17,7 @@ pub mod page;
 pub mod password;
 pub mod principal;
 pub mod provider;
+pub mod rate;
 pub mod scope;
 pub mod token;
 
@@ -34,5 +35,6 @@ pub use page::{Listed, Page};
 pub use password::PasswordPolicy;
 pub use principal::{GrantType, Principal, PrincipalKind, Role};
 pub use provider::Provider;
+pub use rate::Rate;
 pub use scope::{Scope, ScopeSet};
 pub use token::{TokenDigest, TokenKind};

@@ -66,6 +66,8 @@ class Desk:
             **self.keys,
             "SERVICE_API_KEY": self.service_api_key,
             "KEYDESK_ADMIN_PASSWORD": PASSWORD,
+            # Tests ask more often than people; those that are about limits set their own.
+            **{f"KEYDESK_LIMITS__{limit}": "off" for limit in ("KEYS", "TOKEN", "INTROSPECT")},
             **settings,
         }
         self.prefix = []  # what the server is started with

@@ -10,8 +10,8 @@ use std::{
 
 use keydesk::{
     app::{
-        App, AuditSettings, Settings, Surroundings, desk::Location, service_accounts::NewServiceAccount,
-        users::NewUser,
+        App, AuditSettings, Settings, Surroundings, desk::Location, limits::Limits,
+        service_accounts::NewServiceAccount, users::NewUser,
     },
     crypto::jwt::Algorithm,
     model::{
@@ -85,6 +85,7 @@ pub(crate) fn settings(issuer: &str) -> Settings {
         password_policy: PasswordPolicy { min_length: 15 },
         trusted_proxies: Vec::new(),
         allow_from: Networks::ANYWHERE,
+        limits: Limits::default(),
         admin_allow_from: Networks::ANYWHERE,
         destinations: Vec::new(),
         audit: AuditSettings { checkpoint_file: "audit.checkpoints".into(), retention: None },

@@ -12,6 +12,7 @@ mod desk;
 mod events;
 mod guessing;
 mod health;
+mod limits;
 mod llm_keys;
 mod me;
 mod metrics;

@@ -27,7 +27,7 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
     (
         "app",
         &["model", "secret", "crypto", "store", "metrics"],
-        &["governor", "rustix", "serde", "serde_json", "thiserror", "tokio", "tracing"],
+        &["rustix", "serde", "serde_json", "thiserror", "tokio", "tracing"],
     ),
     (
         "http",
@@ -104,7 +104,6 @@ const CRATES: &[&str] = &[
     "comfy_table",
     "crc32fast",
     "csv",
-    "governor",
     "humantime",
     "hyper",
     "hyper_util",

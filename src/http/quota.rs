@@ -1,0 +1,34 @@
+//! How much of a limit is left, on every answer of a limited operation (draft-ietf-httpapi-ratelimit-headers-10).
+
+use std::sync::Arc;
+
+use poem::{
+    Request,
+    http::{HeaderMap, HeaderName, HeaderValue},
+};
+
+use crate::app::limits::Meter;
+
+const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
+/// The operations that are limited, for the specification.
+pub(super) const LIMITED: [&str; 4] = ["issueToken", "introspectToken", "listLlmKeys", "getLlmKey"];
+
+/// What the limits say of a request.
+pub(super) fn meter(request: &Request) -> Arc<Meter> {
+    request.extensions().get::<Arc<Meter>>().cloned().unwrap_or_default()
+}
+
+/// Tells the client, if a limit was asked.
+pub(super) fn tell(meter: &Meter, headers: &mut HeaderMap) {
+    let Some(quota) = meter.quota() else { return };
+    let (limit, rate) = (quota.limit, quota.rate);
+    let policy = format!("\"{limit}\";q={};w={}", rate.times, rate.seconds());
+    let left = format!("\"{limit}\";r={};t={}", quota.remaining, quota.seconds);
+    for (name, text) in [(RATELIMIT_POLICY, policy), (RATELIMIT, left)] {
+        if let Ok(value) = HeaderValue::from_str(&text) {
+            headers.insert(name, value);
+        }
+    }
+}
