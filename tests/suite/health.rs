@@ -11,7 +11,8 @@ async fn health_says_healthy_and_readiness_says_why_not() {
     assert_eq!((response.status().as_u16(), header(&response, "content-type")), (200, "application/json"));
     assert_eq!(response.text().await.unwrap(), r#"{"status":"healthy"}"#);
     let ready = json(desk.get("/health/ready").send().await.unwrap()).await;
-    let checks = json!({"store": "ok", "audit": "ok", "signing_key": "ok", "draining": "ok"});
+    let checks =
+        json!({"store": "ok", "audit": "ok", "checkpoints": "ok", "signing_key": "ok", "draining": "ok"});
     assert_eq!(ready, json!({"status": "ready", "checks": checks}));
     desk.app.start_draining();
     let draining = desk.get("/health/ready").send().await.unwrap();
