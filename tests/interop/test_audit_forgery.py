@@ -15,7 +15,7 @@ import requests
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import audit_chain
-from conftest import BINARY
+from conftest import BINARY, ROOT
 
 
 class Book:
@@ -282,6 +282,46 @@ def test_a_stream_dressed_up_as_older_than_the_chain(original, book, whole_book)
     # And nothing that the desk writes afterwards vouches for it.
     assert book.run("project", "add", "later").returncode == 0
     assert not book.report()["whole"]
+
+
+def before_the_chain(book):
+    """The same desk as the version before the chain left it: its schema, its rows, no MACs, no checkpoints."""
+    old = book.database.with_name("old.db")
+    migrations = sorted((ROOT / "migrations" / "sqlite").glob("000[12]_*.sql"))
+    with contextlib.closing(sqlite3.connect(old, isolation_level=None)) as connection:
+        for migration in migrations:
+            connection.executescript(migration.read_text())
+        tables = [row[0] for row in connection.execute("select name from sqlite_master where type = 'table'")]
+        connection.execute("attach ? as present", (str(book.database),))
+        connection.execute(
+            "create table _sqlx_migrations as select * from present._sqlx_migrations where version <= ?", (len(migrations),))
+        for table in tables:
+            if table != "audit_events":  # the others begin with a row or none
+                connection.execute(f"delete from {table}")
+            columns = [row[1] for row in connection.execute(f"pragma table_info({table})")]
+            taken = ["null" if (table, column) == ("audit_events", "mac") else column for column in columns]
+            connection.execute(f"insert into {table} select {', '.join(taken)} from present.{table}")
+        connection.execute("detach present")
+        count = connection.execute("select count(*) from audit_events").fetchone()[0]
+    for suffix in ("", "-wal", "-shm"):
+        book.database.with_name(f"keydesk.db{suffix}").unlink(missing_ok=True)
+    old.rename(book.database)
+    book.checkpoints.unlink()
+    return count
+
+
+def test_what_is_older_than_the_chain_is_said_to_be_unprotected(original, book):
+    count = before_the_chain(book)
+    report = book.report()
+    assert report["whole"] and report["unprotected"] == count
+    assert book.run("project", "add", "later").returncode == 0
+    report = book.report()
+    assert report["whole"] and (report["unprotected"], report["events"]) == (count, count + 2)
+    # From the first event of the chain on it is known how much there was.
+    with book.forging() as connection:
+        connection.execute("delete from audit_events where stream = ? and seq = ?", (original.stream, original.length))
+    fault = book.fault()
+    assert (fault["kind"], fault["stream"], fault["seq"]) == ("truncated", name(original.stream), original.length)
 
 
 def test_a_whole_stream_removed(original, book):
