@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::{App, Error, book::Work};
+use super::{App, Error, alarms::before, book::Work};
 use crate::{
     model::{Action, AuditEvent, Id, Origin, Timestamp},
     store::outbox::{self, MessageRow, State},
@@ -27,8 +27,6 @@ const WAITS: [Duration; 9] = [
 ];
 /// How many are handed to the sender at a time.
 const ROUND: i64 = 20;
-/// For how long finished messages are remembered.
-const REMEMBERED: Duration = Duration::from_hours(30 * 24);
 
 /// Where messages go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +43,14 @@ impl Destination {
         match self {
             Self::Alarms => "alarms",
             Self::Checkpoints => "checkpoints",
+        }
+    }
+
+    /// For how long finished messages are remembered. Checkpoints are in their file as well.
+    const fn remembered(self) -> Duration {
+        match self {
+            Self::Alarms => Duration::from_hours(30 * 24),
+            Self::Checkpoints => Duration::from_hours(24),
         }
     }
 }
@@ -169,10 +175,14 @@ impl App {
 
     /// Forgets messages that were finished long ago, a batch at a time. Tells how many.
     pub(super) async fn forget_messages(&self, limit: i64) -> Result<u64, Error> {
-        let month = i64::try_from(REMEMBERED.as_micros()).unwrap_or(i64::MAX);
-        let before = Timestamp::from_micros(self.now().micros().saturating_sub(month));
+        let now = self.now();
+        let mut forgotten = 0;
         let mut tx = self.store.begin().await?;
-        let forgotten = outbox::forget_older(&mut tx, before, limit).await?;
+        for destination in [Destination::Alarms, Destination::Checkpoints] {
+            let before = before(now, destination.remembered());
+            let rows = outbox::forget_older(&mut tx, destination.as_str(), before, limit).await?;
+            forgotten = rows.max(forgotten);
+        }
         tx.commit().await?;
         Ok(forgotten)
     }

@@ -23,6 +23,10 @@ pub enum Rule {
     BookFailure,
     /// The book can be written again.
     BookRecovery,
+    /// The book was found to be forged.
+    ForgedBook,
+    /// Checkpoints of the book cannot be written to their file.
+    CheckpointFailure,
     /// The disk is nearly full.
     DiskSpace,
     /// The certificate of the server is about to expire.
@@ -64,7 +68,7 @@ struct Facts(&'static str, Severity, &'static str);
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::PasswordSpraying,
         Self::PasswordGuessing,
         Self::RefreshTokenReuse,
@@ -74,6 +78,8 @@ impl Rule {
         Self::BrokenSeal,
         Self::BookFailure,
         Self::BookRecovery,
+        Self::ForgedBook,
+        Self::CheckpointFailure,
         Self::DiskSpace,
         Self::CertificateExpiry,
         Self::CertificateRefused,
@@ -132,6 +138,18 @@ impl Rule {
                 "No key is handed over until the book can be written again. Look at the disk and the log of the server.",
             ),
             Self::BookRecovery => Facts("book_recovery", Info, "Nothing to do: keys are handed over again."),
+            Self::ForgedBook => Facts(
+                "forged_book",
+                Critical,
+                "Somebody who can write the database has changed the book. Keep a copy of the data directory as it is, and run: \
+                 keydesk audit verify",
+            ),
+            Self::CheckpointFailure => Facts(
+                "checkpoint_failure",
+                Warning,
+                "Checkpoints wait in the database until the file in audit.checkpoint_file can be written. The log of the \
+                 server says why it cannot.",
+            ),
             Self::DiskSpace => Facts(
                 "disk_space",
                 Critical,

@@ -45,7 +45,7 @@ pub struct SeenReads {
     pub hour: i64,
     /// How many.
     pub reads: i64,
-    /// When the last of them was.
+    /// When the first of them was.
     pub at: Timestamp,
     /// One of the requests.
     pub request_id: String,
@@ -100,7 +100,7 @@ pub async fn events(db: &mut Connection, piece: Piece) -> Result<Vec<SeenEvent>,
 pub async fn reads(db: &mut Connection, piece: Piece) -> Result<Vec<SeenReads>, StoreError> {
     let statement = sql(
         "select principal_id, max(principal_kind) as kind, max(actor) as actor, source, at / 3600000000 as hour, \
-                         count(*) as reads, max(at) as at, max(request_id) as request_id from audit_events \
+                         count(*) as reads, min(at) as at, max(request_id) as request_id from audit_events \
                          where stream = $1 and seq > $2 and seq <= $3 and action = 'llm_keys.read' and outcome = 'allowed' \
                          and principal_id is not null group by principal_id, source, at / 3600000000",
     );

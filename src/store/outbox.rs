@@ -163,11 +163,16 @@ pub async fn supersede(tx: &mut Tx, destination: &str) -> Result<(), StoreError>
     tx.execute(statement.bind(destination)).await.map(drop)
 }
 
-/// Forgets what was finished before `moment`.
-pub async fn forget_older(tx: &mut Tx, moment: Timestamp, limit: i64) -> Result<u64, StoreError> {
-    let statement = sql("delete from outbox where id in \
-                         (select id from outbox where created_at < $1 and state <> 'waiting' limit $2)");
-    tx.execute(statement.bind(moment).bind(limit)).await
+/// Forgets finished messages of a destination from before `moment`.
+pub async fn forget_older(
+    tx: &mut Tx,
+    destination: &str,
+    moment: Timestamp,
+    limit: i64,
+) -> Result<u64, StoreError> {
+    let statement = sql("delete from outbox where id in (select id from outbox where created_at < $2 \
+                         and destination = $1 and state <> 'waiting' limit $3)");
+    tx.execute(statement.bind(destination).bind(moment).bind(limit)).await
 }
 
 fn read(row: &Row<'_>) -> Result<MessageRow, StoreError> {

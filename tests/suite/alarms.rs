@@ -180,6 +180,22 @@ async fn a_sealed_key_that_was_changed_is_told_of() {
 }
 
 #[tokio::test]
+async fn a_book_that_was_changed_is_told_of_when_it_is_verified() {
+    let desk = Desk::furnished().await;
+    let mut watch = watch(&desk).await;
+    desk.app.verify_book(&operator(), &[], |_, _| {}).await.unwrap();
+    watch.round().await;
+    assert_eq!(raised(&desk, "forged_book").await.len(), 0);
+    let forge = "drop trigger audit_events_are_not_changed; \
+                 update audit_events set actor = 'nobody' where action = 'user.create' and object = 'user:alice'";
+    sqlx::raw_sql(forge).execute(&mut desk.database().await).await.unwrap();
+    desk.app.verify_book(&operator(), &[], |_, _| {}).await.unwrap();
+    watch.round().await;
+    let alarms = raised(&desk, "forged_book").await;
+    assert!(alarms.len() == 1 && alarms[0].severity == "critical", "{alarms:?}");
+}
+
+#[tokio::test]
 async fn what_is_about_to_expire_is_told_of_once_a_day() {
     let desk = Desk::furnished().await;
     let set = "update provider_key_versions set expires_at = ? * 1000000";

@@ -34,6 +34,8 @@ pub(super) fn alarm(event: &SeenEvent) -> Option<Alarm> {
     } else if event.outcome == "failed" && reason == "not_authentic" {
         let summary = format!("a sealed key of {object} does not open; {who} was not given it");
         Alarm::new(Rule::BrokenSeal, object, summary)
+    } else if is(Action::AuditVerify) && event.outcome == "failed" {
+        Alarm::new(Rule::ForgedBook, "book", format!("the book does not stand up to verification: {reason}"))
     } else if is_refused(&event.outcome, reason) && !OWN.into_iter().any(is) {
         let summary = format!("{who} at {source} tried {} on {object} and may not", event.action);
         Alarm::new(Rule::DeniedAdministration, who, summary)

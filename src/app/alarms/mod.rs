@@ -16,6 +16,7 @@ mod watch;
 
 use std::time::Duration;
 
+pub(super) use tail::before;
 pub(super) use unwritten::Unwritten;
 pub use watch::Watch;
 

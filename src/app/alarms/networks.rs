@@ -43,10 +43,15 @@ pub(super) async fn alarms(
     });
     let mut seen: BTreeMap<_, Seen<'_>> = BTreeMap::new();
     for (principal, success) in events.chain(reads) {
+        let at = success.at;
         if let Some(network) = network::around(success.source, 24, 64) {
-            seen.insert((principal, network), success);
+            let first = seen.entry((principal, network)).or_insert(success);
+            first.at = first.at.min(at);
         }
     }
+    // In the order in which they came, or the first network of all could not be told.
+    let mut seen: Vec<_> = seen.into_iter().collect();
+    seen.sort_by_key(|(_, success)| success.at);
     let mut found = Vec::new();
     for ((principal, network), Seen { who, source, at, request_id }) in seen {
         let known = alarms::networks(tx, principal).await?;

@@ -58,7 +58,7 @@ impl App {
 }
 
 /// The moment `length` before `now`.
-pub(super) fn before(now: Timestamp, length: std::time::Duration) -> Timestamp {
+pub(in crate::app) fn before(now: Timestamp, length: std::time::Duration) -> Timestamp {
     let micros = i64::try_from(length.as_micros()).unwrap_or(i64::MAX);
     Timestamp::from_micros(now.micros().saturating_sub(micros))
 }

@@ -53,6 +53,10 @@ impl Watch {
         }
         self.look_at_clock().await;
         self.look_at_certificate().await;
+        if !self.app.filing.works() {
+            let summary = "checkpoints of the book cannot be written to their file";
+            self.raise(Alarm::new(Rule::CheckpointFailure, "checkpoints", summary)).await;
+        }
         if self.rounds.is_multiple_of(DISK) {
             self.look_at_disk().await;
         }
