@@ -48,14 +48,8 @@ def test_a_client_that_says_nothing_more_is_cut(fresh, first_bytes):
 
 def test_more_clients_than_files_are_a_wait_and_no_end(fresh):
     desk = fresh()
-    # Inherited by the server: 64 files in all.
-    import resource
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (64, limits[1]))
-    try:
-        desk.start()
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    desk.prefix = ["sh", "-c", 'ulimit -n 64 && exec "$0" "$@"']
+    desk.start()
     clients = [socket.create_connection(("127.0.0.1", desk.port)) for _ in range(100)]
     before = os.times().elapsed
     assert read(desk).status_code == 200, "after the silent ones were cut"
