@@ -83,6 +83,8 @@ pub struct Config {
     pub checkpoint_file: PathBuf,
     /// For how long the book keeps its events; `None`: for ever.
     pub retention: Option<Duration>,
+    /// The collector of traces, if there is one.
+    pub traces_endpoint: Option<String>,
     /// The log.
     pub log: Log,
     /// Every key as text, and where it came from: what `keydesk config check` shows.
@@ -196,6 +198,7 @@ pub fn load(flags: &Flags, environment: &Environment) -> Result<Config, Error> {
         alerts,
         checkpoint_file,
         retention,
+        traces_endpoint: layers.checked(&keys::TRACES_ENDPOINT, traces_endpoint)?,
         log,
         values: layers.into_values(),
     })
@@ -357,6 +360,10 @@ fn rate(text: &str) -> Result<Option<Rate>, String> {
 
 fn boolean(text: &str) -> Result<bool, String> {
     text.parse().or(wrong("is neither"))
+}
+
+fn traces_endpoint(text: &str) -> Result<Option<String>, String> {
+    if text == "off" { Ok(None) } else { url::public(text).map(Some) }
 }
 
 fn log_format(text: &str) -> Result<LogFormat, String> {

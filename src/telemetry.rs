@@ -1,31 +1,33 @@
-//! The log: lines on standard error, as text or as JSON, one per event.
+//! What the server tells about its work: the log on standard error, and traces for those who collect them.
 //!
-//! Three promises. A line never contains a control character that came from outside, so nobody can forge a second line or
-//! drive the terminal of who reads it. A reader who stops reading, or a pipe that breaks, never stops the server: lines
-//! wait in a bounded queue, and when it is full they are dropped and counted. A panic is logged as the place where it
-//! happened and nothing else, because a panic message can quote what the program was working on.
+//! Nobody can make the log tell a secret, whatever they set: our own lines never hold one, and the libraries that see requests
+//! and answers pass are held to what they say of themselves (see [`may_be_logged`]). A line never contains a control
+//! character that came from outside, and a reader who stops reading stops nobody (see [`lines`]). A panic is logged as the
+//! place where it happened and nothing else, because a panic message can quote what the program was working on.
+
+mod lines;
+pub mod traces;
 
 use std::{
-    fmt::Write as _,
     io::{self, Write as _},
     panic::PanicHookInfo,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-        mpsc::{self, Receiver, SyncSender},
-    },
-    thread,
     time::Duration,
 };
 
-use tracing::dispatcher;
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+use tracing::{Level, Metadata, dispatcher, level_filters::LevelFilter};
+use tracing_subscriber::{
+    EnvFilter, Layer as _, Registry,
+    filter::{FilterExt as _, FilterFn},
+    fmt::layer,
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 use crate::config::{Log, LogFormat};
+use lines::Queue;
+use traces::Traces;
 
-/// How many lines may wait to be written.
-const QUEUE: usize = 4096;
-/// How long the end of the program waits for them.
+/// How long the end of the program waits for what is not written or sent yet.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why the log could not be opened.
@@ -37,30 +39,68 @@ pub enum Error {
     /// No thread could be started.
     #[error("cannot start the log: {0}")]
     Thread(#[from] io::Error),
+    /// The exporter of traces could not be made.
+    #[error("traces.endpoint cannot be used: {0}")]
+    Traces(String),
 }
 
-/// The open log. Dropping it waits a moment for the lines that are not written yet.
+/// The open log, and the traces if they are collected. Dropping it waits a moment for what is still under way.
 #[derive(Debug)]
-pub struct Telemetry(Queue);
+pub struct Telemetry {
+    queue: Queue,
+    traces: Option<Traces>,
+}
 
-/// Opens the log for the rest of the program.
-pub fn init(log: &Log) -> Result<Telemetry, Error> {
+/// Opens the log for the rest of the program, and has traces sent to the collector at `traces`.
+pub fn init(log: &Log, traces: Option<&str>) -> Result<Telemetry, Error> {
     let directives =
         [Some(log.level), log.refine.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(",");
-    let filter = EnvFilter::builder().parse(directives).map_err(|_| Error::Filter)?;
+    let wanted = EnvFilter::builder().parse(directives).map_err(|_| Error::Filter)?;
+    let allowed = FilterFn::new(may_be_logged).with_max_level_hint(LevelFilter::TRACE);
     let queue = Queue::start(io::stderr())?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(queue.clone());
-    // The only failure is that there is a log already, which is as good.
-    let _ = match log.format {
-        LogFormat::Text => lines.try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+    let traces = traces.map(Traces::start).transpose()?;
+    let lines = layer::<Registry>().with_ansi(false).with_writer(queue.clone());
+    let lines = match log.format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => {
+            lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
+        }
     };
-    Ok(Telemetry(queue))
+    let subscriber = tracing_subscriber::registry()
+        .with(lines.with_filter(wanted.and(allowed)))
+        .with(traces.as_ref().map(Traces::layer));
+    // The only failure is that there is a log already, which is as good.
+    let _ = subscriber.try_init();
+    Ok(Telemetry { queue, traces })
+}
+
+/// Whether a line may be logged at all, however much was asked for.
+///
+/// What libraries say at their lowest levels quotes what passes through them: headers, frames, addresses, in this version or
+/// the next. So the levels below `info` are for our own lines, and for statements of the database, whose texts are fixed
+/// and whose values are not printed. Spans are for [`traces`].
+fn may_be_logged(line: &Metadata<'_>) -> bool {
+    let lowest = if is_of(line, "keydesk") {
+        Level::TRACE
+    } else if is_of(line, "sqlx") {
+        Level::DEBUG
+    } else {
+        Level::INFO
+    };
+    line.is_event() && *line.level() <= lowest
+}
+
+/// Whether something is said by the crate `name`.
+fn is_of(line: &Metadata<'_>, name: &str) -> bool {
+    line.target().strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
 impl Drop for Telemetry {
     fn drop(&mut self) {
-        self.0.flush(PATIENCE);
+        if let Some(traces) = &self.traces {
+            traces.flush();
+        }
+        self.queue.flush(PATIENCE);
     }
 }
 
@@ -76,123 +116,5 @@ fn report_panic(info: &PanicHookInfo<'_>) {
         tracing::error!(place, "a bug in keydesk: the program panicked");
     } else {
         let _ = writeln!(io::stderr(), "keydesk: a bug: the program panicked at {place}");
-    }
-}
-
-/// Lines on their way to the reader.
-#[derive(Clone, Debug)]
-struct Queue {
-    entries: SyncSender<Entry>,
-    dropped: Arc<AtomicU64>,
-}
-
-enum Entry {
-    Line(String),
-    /// Answered when everything before it is written.
-    Flush(SyncSender<()>),
-}
-
-impl Queue {
-    fn start(out: impl io::Write + Send + 'static) -> io::Result<Self> {
-        let (entries, waiting) = mpsc::sync_channel(QUEUE);
-        let dropped = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&dropped);
-        thread::Builder::new().name("log".to_owned()).spawn(move || write(out, &waiting, &counter))?;
-        Ok(Self { entries, dropped })
-    }
-
-    fn flush(&self, patience: Duration) {
-        let (written, done) = mpsc::sync_channel(1);
-        if self.entries.try_send(Entry::Flush(written)).is_ok() {
-            let _ = done.recv_timeout(patience);
-        }
-    }
-}
-
-fn write(mut out: impl io::Write, waiting: &Receiver<Entry>, dropped: &AtomicU64) {
-    for entry in waiting {
-        match entry {
-            // Who does not read the log any more has decided so; the desk goes on.
-            Entry::Line(line) => drop(out.write_all(line.as_bytes())),
-            Entry::Flush(written) => drop(written.send(())),
-        }
-        let lines = dropped.swap(0, Ordering::Relaxed);
-        if lines > 0 {
-            tracing::warn!(lines, "lines of this log were dropped, because nobody read it fast enough");
-        }
-    }
-}
-
-impl<'a> MakeWriter<'a> for Queue {
-    type Writer = &'a Queue;
-
-    fn make_writer(&'a self) -> &'a Queue {
-        self
-    }
-}
-
-/// Takes one whole line at a time, which is how the subscriber writes.
-impl io::Write for &Queue {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.entries.try_send(Entry::Line(harmless(&String::from_utf8_lossy(bytes)))).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// The line with every control character, and the two other characters that end a line in Unicode, written as `\u00XX`,
-/// which is also right inside a JSON string.
-fn harmless(line: &str) -> String {
-    let body = line.strip_suffix('\n').unwrap_or(line);
-    let mut out = String::with_capacity(line.len() + 1);
-    for c in body.chars() {
-        if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') {
-            let _ = write!(out, "\\u{:04x}", u32::from(c));
-        } else {
-            out.push(c);
-        }
-    }
-    out.push('\n');
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_control_character_reaches_the_reader() {
-        let line = "user=\u{1b}[2Jbob\r\nforged\u{7f}\u{9b}\u{2028}end\n";
-        assert_eq!(harmless(line), "user=\\u001b[2Jbob\\u000d\\u000aforged\\u007f\\u009b\\u2028end\n");
-    }
-
-    /// A reader that never reads.
-    struct Blocked;
-
-    impl io::Write for Blocked {
-        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-            loop {
-                thread::park();
-            }
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn a_reader_that_stops_reading_stops_nobody() {
-        let queue = Queue::start(Blocked).unwrap();
-        for _ in 0..QUEUE + 10 {
-            (&queue).write_all(b"line\n").unwrap();
-        }
-        assert!(queue.dropped.load(Ordering::Relaxed) >= 9, "what does not fit is dropped and counted");
-        queue.flush(Duration::from_millis(10));
     }
 }

@@ -18,6 +18,7 @@ use std::sync::{
 };
 
 use tokio::sync::{mpsc, oneshot};
+use tracing::Instrument as _;
 
 use super::{Error, Surroundings};
 use crate::{
@@ -110,7 +111,7 @@ impl Book {
         self.queue
             .try_send(Entry { event, decided_at, written })
             .map_err(|_| Error::Unavailable("the book has too many events waiting".into()))?;
-        match answer.await {
+        match answer.instrument(tracing::info_span!("audit.commit")).await {
             Ok(Written::Durably) => Ok(()),
             Ok(Written::Stale) => Err(Error::Stale),
             Ok(Written::Failed(cause)) => Err(Error::Unavailable(cause.into())),

@@ -5,7 +5,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -98,8 +98,8 @@ impl Location {
     /// Reads the KEK, which must exist and be readable by its owner only.
     fn kek(&self) -> Result<Kek, Error> {
         let path = &self.kek_file;
-        let mode = match fs::metadata(path) {
-            Ok(metadata) => metadata.permissions().mode() & 0o777,
+        let (mode, group) = match fs::metadata(path) {
+            Ok(metadata) => (metadata.permissions().mode() & 0o777, metadata.gid()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(Error::Refused(format!(
                     "the key-encryption key {} is missing, and without it the database {} cannot be opened; restore \
@@ -110,7 +110,9 @@ impl Location {
             }
             Err(error) => return Err(refuse("cannot read the key-encryption key", path, &error)),
         };
-        if mode & 0o077 != 0 {
+        // How a service manager hands over a credential: root's own, and its access list shows as the group's permission.
+        let is_credential = (mode, group) == (0o440, 0);
+        if mode & 0o077 != 0 && !is_credential {
             return Err(Error::Refused(format!(
                 "the key-encryption key {} can be read by others (mode {mode:04o}); run: chmod 600 {}",
                 path.display(),

@@ -8,7 +8,8 @@ use super::{
 use crate::{
     crypto::jwt::AccessClaims,
     model::{
-        Action, AuditEvent, GrantType, Id, Origin, Principal, PrincipalKind, Scope, ScopeSet, Timestamp,
+        Action, AuditEvent, GrantType, Id, Origin, Principal, PrincipalKind, PrincipalName, Scope, ScopeSet,
+        Timestamp,
     },
     secret::Secret,
 };
@@ -41,6 +42,8 @@ pub struct IssuedToken {
     pub scope: ScopeSet,
     /// The next refresh token, where the grant gives one.
     pub refresh_token: Option<Secret>,
+    /// To whom it was issued.
+    pub principal: PrincipalName,
     /// The access token's `jti`, for the book.
     pub id: String,
 }
@@ -137,7 +140,14 @@ impl App {
             username: (principal.kind == PrincipalKind::User).then(|| principal.name.to_string()),
         };
         let access_token = self.signing_keys.sign(&claims, now)?;
-        Ok(IssuedToken { access_token, expires_in, scope: scopes, refresh_token: None, id })
+        Ok(IssuedToken {
+            access_token,
+            expires_in,
+            scope: scopes,
+            refresh_token: None,
+            principal: principal.name.clone(),
+            id,
+        })
     }
 }
 

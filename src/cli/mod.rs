@@ -63,6 +63,9 @@ struct Global {
     /// Where the desk keeps its files, instead of ./keydesk-data
     #[arg(long, global = true, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// How the log on standard error is written: text or json
+    #[arg(long, global = true, value_name = "FORMAT")]
+    log_format: Option<String>,
     /// Print data as JSON
     #[arg(long, global = true)]
     json: bool,
@@ -187,9 +190,9 @@ fn keep_memory_private() {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
-    let Cli { global: Global { config, data_dir, json }, command } = cli;
+    let Cli { global: Global { config, data_dir, log_format, json }, command } = cli;
     let out = Output::new(json);
-    let mut flags = Flags { config, data_dir, listen: None };
+    let mut flags = Flags { config, data_dir, listen: None, log_format };
     match command {
         Command::Openapi { yaml } => out.text(if yaml { http::spec_yaml() } else { http::spec_json() }),
         Command::Completions { shell } => completions(out, shell),
@@ -198,12 +201,12 @@ fn run(cli: Cli) -> Result<(), Failure> {
             flags.listen = args.listen;
             let environment = environment::take();
             let config = config::load(&flags, &environment)?;
-            in_runtime(&config, serve::run(&config, environment))
+            in_runtime(&config, config.traces_endpoint.as_deref(), serve::run(&config, environment))
         }
         Command::AtDesk(command) => {
             let environment = Environment::capture();
             let config = config::load(&flags, &environment)?;
-            in_runtime(&config, at_desk(&config, &environment, out, command))
+            in_runtime(&config, None, at_desk(&config, &environment, out, command))
         }
     }
 }
@@ -214,9 +217,13 @@ fn completions(out: Output, shell: clap_complete::Shell) -> Result<(), Failure> 
     out.text(String::from_utf8_lossy(&script).into_owned())
 }
 
-/// Opens the log and runs `work` to its end.
-fn in_runtime(config: &Config, work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    let _log = telemetry::init(&config.log)?;
+/// Opens the log, and the way to the collector of traces, and runs `work` to its end.
+fn in_runtime(
+    config: &Config,
+    traces: Option<&str>,
+    work: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
+    let _telemetry = telemetry::init(&config.log, traces)?;
     let runtime = tokio::runtime::Runtime::new().map_err(|error| Failure::because("cannot start", &error))?;
     let result = runtime.block_on(work);
     runtime.shutdown_background();

@@ -334,6 +334,15 @@ pub const LIMITS_INTROSPECT: Key = Key {
 
 const RATE: &str = "1 to 1000000 per second, minute, hour or day, such as 60/minute; or off";
 
+/// Where traces are sent.
+pub const TRACES_ENDPOINT: Key = Key {
+    name: "traces.endpoint",
+    default: Default::Text("off"),
+    kind: Kind::Text,
+    allowed: "off, or the URL of an OpenTelemetry collector (OTLP over HTTP), such as http://127.0.0.1:4318",
+    meaning: "where traces are sent: one span per request, without secrets",
+};
+
 /// How the log is written.
 pub const LOG_FORMAT: Key = Key {
     name: "log.format",
@@ -386,6 +395,7 @@ pub const KEYS: &[Key] = &[
     AUDIT_CHECKPOINT_WEBHOOK_URL,
     AUDIT_CHECKPOINT_FILE,
     AUDIT_RETENTION,
+    TRACES_ENDPOINT,
     LOG_FORMAT,
     LOG_LEVEL,
 ];

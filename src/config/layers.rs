@@ -28,6 +28,8 @@ pub struct Flags {
     pub data_dir: Option<PathBuf>,
     /// `--listen`.
     pub listen: Option<std::net::SocketAddr>,
+    /// `--log-format`.
+    pub log_format: Option<String>,
 }
 
 /// Where a value came from.
@@ -85,6 +87,9 @@ impl Layers {
         }
         if let Some(address) = flags.listen {
             layers.put(&keys::SERVER_LISTEN, address, Source::Flag("--listen"));
+        }
+        if let Some(format) = &flags.log_format {
+            layers.put(&keys::LOG_FORMAT, format, Source::Flag("--log-format"));
         }
         Ok(layers)
     }

@@ -54,7 +54,8 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("k.toml");
     std::fs::write(&path, file).unwrap();
-    let flags = Flags { config: Some(path), data_dir: None, listen: Some("127.0.0.1:3".parse().unwrap()) };
+    let flags =
+        Flags { config: Some(path), listen: Some("127.0.0.1:3".parse().unwrap()), ..Flags::default() };
     let config = load(&flags, &environment(&variables)).unwrap();
     assert_eq!(config.listen.port(), 3);
     assert_eq!(config.token.audience, "variable");
@@ -87,6 +88,7 @@ fn every_key_can_be_set_in_the_file_and_in_the_environment() {
         ("alerts.allow_to", "10.0.0.0/8, 127.0.0.1", "['10.0.0.0/8', '127.0.0.1']"),
         ("limits.keys", "10/second", "'10/second'"),
         ("limits.token", "off", "'off'"),
+        ("traces.endpoint", "http://collector:4318", "'http://collector:4318'"),
         ("log.format", "json", "'json'"),
         ("log.level", "trace", "'trace'"),
     ] {

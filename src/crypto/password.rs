@@ -12,6 +12,7 @@ use std::{
 
 use argon2::{Algorithm, Argon2, Params, PasswordHash, PasswordHasher as _, PasswordVerifier as _, Version};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tracing::Instrument as _;
 use unicode_normalization::UnicodeNormalization;
 use zeroize::Zeroizing;
 
@@ -131,7 +132,7 @@ impl PasswordPool {
     pub async fn hash(&self, password: Secret) -> Result<String, PoolError> {
         let (reply, answer) = oneshot::channel();
         self.submit(self.reserve()?, password, Work::Hash(reply))?;
-        answer.await.ok().flatten().ok_or(PoolError::Broken)
+        answer.instrument(tracing::info_span!("password.hash")).await.ok().flatten().ok_or(PoolError::Broken)
     }
 
     /// Compares `password` with a `stored` PHC string. Without one (no such user, or one without a password) the same
@@ -144,7 +145,7 @@ impl PasswordPool {
     ) -> Result<Verdict, PoolError> {
         let (reply, answer) = oneshot::channel();
         self.submit(place, password, Work::Verify(stored, reply))?;
-        answer.await.map_err(|_| PoolError::Broken)
+        answer.instrument(tracing::info_span!("password.verify")).await.map_err(|_| PoolError::Broken)
     }
 
     fn submit(&self, place: Place, password: Secret, work: Work) -> Result<(), PoolError> {

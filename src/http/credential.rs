@@ -14,7 +14,7 @@ use poem_openapi::{
     registry::Registry,
 };
 
-use super::{edge::origin, error::problem};
+use super::{edge::origin, error::problem, observe::AskedBy};
 use crate::{
     app::{App, Error, Presented},
     model::{Action, Caller},
@@ -146,7 +146,9 @@ async fn caller(request: &Request) -> Result<Caller, Error> {
     match shown {
         Ok((presented, account)) => {
             let account = account.map(|value| value.to_str().unwrap_or("\u{fffd}"));
-            app(request).authenticate(presented, account, origin(request)).await
+            let caller = app(request).authenticate(presented, account, origin(request)).await?;
+            AskedBy::of(request).is(&caller.name);
+            Ok(caller)
         }
         Err(error) => Err(app(request).refuse(Action::CredentialVerify, &origin(request), error).await),
     }
@@ -157,7 +159,9 @@ async fn caller(request: &Request) -> Result<Caller, Error> {
 pub(super) async fn bearer_caller(request: &Request) -> Result<Option<Caller>, Error> {
     let authorization = only(request.headers(), header::AUTHORIZATION.as_str())?;
     let Some(presented) = authorization.and_then(|value| bearer(value.as_bytes())) else { return Ok(None) };
-    app(request).authenticate(Some(presented), None, origin(request)).await.map(Some)
+    let caller = app(request).authenticate(Some(presented), None, origin(request)).await?;
+    AskedBy::of(request).is(&caller.name);
+    Ok(Some(caller))
 }
 
 /// The desk behind the routes.

@@ -7,7 +7,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use hyper::body::{Bytes, Incoming};
@@ -18,10 +18,13 @@ use poem::{
     web::{LocalAddr, RemoteAddr},
 };
 
+use tracing::Instrument as _;
+
 use super::{
     error::{self, Refusal},
     host::Hosts,
     intake,
+    observe::Observed,
     peer::Client,
     quota,
     server::guest::Guest,
@@ -42,7 +45,6 @@ pub(super) struct Edge {
     app: Arc<App>,
     hosts: Hosts,
     table: Vec<Known>,
-    no_route: Arc<str>,
 }
 
 /// A route that there is.
@@ -82,7 +84,7 @@ impl Edge {
             bodies: Vec::new(),
         };
         table.extend(super::docs::PATHS.iter().map(page));
-        Self { routes: Arc::new(routes), app, hosts, table, no_route: Arc::from("none") }
+        Self { routes: Arc::new(routes), app, hosts, table }
     }
 
     /// Where connections are counted.
@@ -103,7 +105,6 @@ impl Edge {
         request: hyper::Request<Incoming>,
         connection: &Connection,
     ) -> (Response, Incoming) {
-        let (begun, _in_flight) = (Instant::now(), self.app.metrics().request_begins());
         let request_id = self.app.new_request_id();
         let (parts, mut body) = request.into_parts();
         let (method, version) = (parts.method.clone(), parts.version);
@@ -111,8 +112,10 @@ impl Edge {
         let path = uri.path();
         let route = self.table.iter().find(|route| matches(&route.template, path));
         let client = Client::of(connection.peer, &parts.headers, self.app.settings());
+        let known = (&method, route.map(|route| &route.template));
+        let observed = Observed::begin(&self.app, &request_id, known, client.address, &parts.headers);
         let mut response = match self.take_in(parts, &mut body, route, connection).await {
-            Ok(request) => self.work(request, path, client, &request_id).await,
+            Ok(request) => self.work(request, path, client, &observed).await,
             Err(refusal) => {
                 let mut response = refusal.render(path, &request_id);
                 // What is left of the request is not read.
@@ -128,18 +131,7 @@ impl Edge {
             close(&mut response, version);
         }
         finish(&mut response, &request_id, connection.secure);
-        // The template, never the path: people paste secrets into addresses.
-        let route = route.map_or(&self.no_route, |route| &route.template);
-        self.app.metrics().request(route, known(&method), response.status().as_u16(), begun.elapsed());
-        tracing::info!(
-            request_id,
-            method = known(&method),
-            route = &**route,
-            status = response.status().as_u16(),
-            client = %client.address,
-            micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
-            "request"
-        );
+        observed.answered(response.status());
         (response, body)
     }
 
@@ -167,16 +159,19 @@ impl Edge {
     }
 
     /// Has the request answered by whoever answers such requests.
-    async fn work(&self, mut request: Request, path: &str, client: Client, request_id: &str) -> Response {
+    async fn work(&self, mut request: Request, path: &str, client: Client, observed: &Observed) -> Response {
+        let request_id = observed.request_id();
         request.extensions_mut().insert(RequestId(request_id.to_owned()));
         request.extensions_mut().insert(client);
         let meter = Arc::new(Meter::default());
         request.extensions_mut().insert(Arc::clone(&meter));
+        request.extensions_mut().insert(observed.asked_by());
         let (routes, app) = (Arc::clone(&self.routes), Arc::clone(&self.app));
-        let answer = tokio::spawn(async move {
+        let work = async move {
             client.check(&app, &request).await?;
             routes.call(request).await.map(IntoResponse::into_response)
-        });
+        };
+        let answer = tokio::spawn(work.instrument(observed.span()));
         let mut response = match tokio::time::timeout(REQUEST_DEADLINE, answer).await {
             Ok(Ok(Ok(response))) => response,
             Ok(Ok(Err(error))) => error::render(error, request_id),
@@ -239,12 +234,6 @@ fn allow(route: Option<&Known>) -> HeaderValue {
         names.push("HEAD");
     }
     HeaderValue::from_str(&names.join(", ")).unwrap_or(HeaderValue::from_static(""))
-}
-
-/// A method's name, if it is one that everybody knows: what strangers invent does not go into the log.
-fn known(method: &Method) -> &'static str {
-    let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
-    known.into_iter().find(|name| *name == method.as_str()).unwrap_or("other")
 }
 
 fn finish(response: &mut Response, request_id: &str, secure: bool) {

@@ -19,6 +19,7 @@ mod llm_keys;
 mod me;
 mod metrics;
 mod oauth;
+mod observe;
 mod payload;
 mod peer;
 mod query;

@@ -9,6 +9,7 @@ use super::{
     edge::origin,
     error::{Answers, OAuthError},
     form::{Fields, Form, FormRequest},
+    observe::AskedBy,
     payload::JsonBody,
     quota::meter,
 };
@@ -122,6 +123,7 @@ impl TokenApi {
         form: Form<TokenRequest>,
     ) -> Result<TokenAnswer, OAuthError<Refusals>> {
         let issued = app(request).issue_token(form.0, origin(request)).await?;
+        AskedBy::of(request).is(issued.principal.as_str());
         #[expect(clippy::disallowed_methods, reason = "the token goes to whom it was issued")]
         let mut body = serde_json::json!({
             "access_token": issued.access_token.expose(),

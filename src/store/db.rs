@@ -14,6 +14,7 @@ use sqlx::{
         SqliteRow, SqliteSynchronous,
     },
 };
+use tracing::{Instrument as _, Span};
 
 use crate::model::{Id, Mac, Networks, Timestamp, TokenDigest};
 
@@ -137,9 +138,12 @@ impl Store {
 
     /// Begins a unit of work that writes. Nothing happens unless [`Tx::commit`] is called.
     pub async fn begin(&self) -> Result<Tx, StoreError> {
-        let mut connection = self.write.acquire().await?;
-        sqlx::query("begin immediate").execute(&mut *connection).await?;
-        Ok(Tx(Connection(Inner::Write(connection))))
+        let begin = async {
+            let mut connection = self.write.acquire().await?;
+            sqlx::query("begin immediate").execute(&mut *connection).await?;
+            Ok(Tx(Connection(Inner::Write(connection))))
+        };
+        begin.instrument(span("begin immediate")).await
     }
 
     /// A connection that only reads.
@@ -308,12 +312,14 @@ impl Connection {
 
     /// Runs a statement and tells how many rows it touched.
     pub(super) async fn execute(&mut self, statement: Statement) -> Result<u64, StoreError> {
-        Ok(statement.query().execute(self.sqlite()).await?.rows_affected())
+        let span = span(statement.text);
+        Ok(statement.query().execute(self.sqlite()).instrument(span).await?.rows_affected())
     }
 
     /// The rows of a query, each read by `read`.
     pub(super) async fn all<T>(&mut self, statement: Statement, read: Read<T>) -> Result<Vec<T>, StoreError> {
-        let rows = statement.query().fetch_all(self.sqlite()).await?;
+        let span = span(statement.text);
+        let rows = statement.query().fetch_all(self.sqlite()).instrument(span).await?;
         rows.iter().map(|row| read(&Row(row))).collect()
     }
 
@@ -323,7 +329,8 @@ impl Connection {
         statement: Statement,
         read: Read<T>,
     ) -> Result<Option<T>, StoreError> {
-        let row = statement.query().fetch_optional(self.sqlite()).await?;
+        let span = span(statement.text);
+        let row = statement.query().fetch_optional(self.sqlite()).instrument(span).await?;
         row.as_ref().map(|row| read(&Row(row))).transpose()
     }
 
@@ -331,6 +338,17 @@ impl Connection {
     pub async fn check_reading(&mut self) -> Result<(), StoreError> {
         self.optional(sql("select value from revision"), |row| row.int("value")).await.map(drop)
     }
+}
+
+/// The span of a statement, in the trace of whoever waits for it. The text is ours and fixed; the values are left out.
+fn span(text: &'static str) -> Span {
+    tracing::info_span!(
+        "db.query",
+        otel.name = text.split(' ').next(),
+        otel.kind = "client",
+        db.system.name = "sqlite",
+        db.query.text = text
+    )
 }
 
 /// Reads one row.

@@ -19,11 +19,12 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
             "serde_json",
             "thiserror",
             "tokio",
+            "tracing",
             "unicode_normalization",
             "zeroize",
         ],
     ),
-    ("store", &["model"], &["serde", "serde_json", "sqlx", "thiserror"]),
+    ("store", &["model"], &["serde", "serde_json", "sqlx", "thiserror", "tracing"]),
     (
         "app",
         &["model", "secret", "crypto", "store", "metrics"],
@@ -31,7 +32,7 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
     ),
     (
         "http",
-        &["model", "secret", "app", "metrics"],
+        &["model", "secret", "app", "metrics", "telemetry"],
         &[
             "base64",
             "hyper",
@@ -67,6 +68,7 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
             "opentelemetry_otlp",
             "opentelemetry_sdk",
             "thiserror",
+            "tokio",
             "tracing",
             "tracing_opentelemetry",
             "tracing_subscriber",

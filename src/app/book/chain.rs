@@ -7,6 +7,7 @@
 use std::{ops, sync::Arc, time::Instant};
 
 use tokio::sync::{Mutex, OwnedMutexGuard};
+use tracing::Instrument as _;
 
 use crate::{
     app::Surroundings,
@@ -111,7 +112,7 @@ impl Work {
     pub(in crate::app) async fn commit(self) -> Result<(), StoreError> {
         let (metrics, begun) = (self.chain.metrics.clone(), Instant::now());
         let events = self.written.as_ref().map_or(0, |written| written.events);
-        let committed = self.commit_unmeasured().await;
+        let committed = self.commit_unmeasured().instrument(tracing::info_span!("audit.commit")).await;
         match &committed {
             Ok(()) if events > 0 => metrics.events_committed(events, begun.elapsed()),
             Err(_) if events > 0 => metrics.events_lost(),

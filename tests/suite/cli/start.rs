@@ -4,6 +4,7 @@ use std::{
     fs::{self, File},
     io::Write as _,
     net::TcpListener,
+    os::unix::fs::MetadataExt as _,
 };
 
 use crate::support::{PASSWORD, Place, Server, eventually, read};
@@ -208,6 +209,10 @@ fn a_key_encryption_key_that_is_not_right_is_refused_and_the_database_stays_as_i
     fs::write(&kek, &key).unwrap();
     place.set_mode("keydesk-data/kek", 0o400);
     assert_eq!(place.serve(&[OPENAI]).stop(), 0, "the right one still opens it");
+    place.set_mode("keydesk-data/kek", 0o440);
+    if fs::metadata(&kek).unwrap().gid() == 0 {
+        assert_eq!(place.serve(&[OPENAI]).stop(), 0, "root's own group: a credential from systemd");
+    }
 }
 
 #[test]
