@@ -118,3 +118,41 @@ fn report_panic(info: &PanicHookInfo<'_>) {
         let _ = writeln!(io::stderr(), "keydesk: a bug: the program panicked at {place}");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, PoisonError};
+
+    use super::*;
+
+    /// Keeps the target and the level of every line that it gets.
+    struct Listener(&'static Mutex<Vec<String>>);
+
+    impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Listener {
+        fn on_event(&self, line: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+            let line = format!("{} {}", line.metadata().level(), line.metadata().target());
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+        }
+    }
+
+    #[test]
+    fn libraries_cannot_be_made_to_quote_what_passes_through_them() {
+        static HEARD: Mutex<Vec<String>> = Mutex::new(Vec::new());
+        let everything = EnvFilter::new("trace,h2=trace,hyper=trace,[{headers}]=trace");
+        let filter = everything.and(FilterFn::new(may_be_logged));
+        let subscriber = tracing_subscriber::registry().with(Listener(&HEARD).with_filter(filter));
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::debug!(target: "h2::codec", headers = "CANARY");
+            tracing::trace!(target: "hyper::proto", headers = "CANARY");
+            tracing::trace!(target: "rustls", "CANARY");
+            tracing::trace!(target: "sqlx::query", "CANARY");
+            tracing::trace!(target: "keydeskish", "CANARY");
+            tracing::debug!(target: "sqlx::query", "a statement");
+            tracing::trace!(target: "keydesk::http", "ours");
+            tracing::info!(target: "hyper", "about itself");
+            assert!(tracing::info_span!("request").is_disabled(), "spans are for traces");
+        });
+        let heard = HEARD.lock().unwrap_or_else(PoisonError::into_inner);
+        assert_eq!(*heard, ["DEBUG sqlx::query", "TRACE keydesk::http", "INFO hyper"]);
+    }
+}
