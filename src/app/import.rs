@@ -115,7 +115,8 @@ impl App {
         let object = provider_keys::object(&project, &found.provider);
         let mut change = self.change(caller, Scope::LlmKeysWrite, Action::ProviderKeySet, object).await?;
         let result = async {
-            let (_, version) = self.add_version(&mut change, project_id, &found.provider, &found.key).await?;
+            let (_, version) =
+                self.add_version(&mut change, project_id, &found.provider, &found.key, None).await?;
             imports::remember(&mut change, &source, mac, now).await?;
             Ok(version)
         }

@@ -1,8 +1,10 @@
 //! The upstream keys of a project: set (a new version), listed without their values, deleted.
 
+use std::time::Duration;
+
 use super::{App, Error, after_pair, change::Change, llm_keys::version_place, projects};
 use crate::{
-    model::{Action, Caller, Id, Listed, Page, ProjectName, Provider, Scope, provider},
+    model::{Action, Caller, Id, Listed, Page, ProjectName, Provider, Scope, Timestamp, provider},
     secret::Secret,
     store::provider_keys::{self, ProviderKeyRow, StoredKey},
 };
@@ -63,7 +65,7 @@ impl App {
     }
 
     /// Sets a provider's key in a project and tells what became of it: of this version, though others may have followed it
-    /// by now. Needs `llm-keys:write`.
+    /// by now. After `lifetime` the key is void and not handed out any more. Needs `llm-keys:write`.
     #[expect(clippy::disallowed_methods, reason = "the key is checked before it is sealed")]
     pub async fn set_provider_key(
         &self,
@@ -71,16 +73,19 @@ impl App {
         project: &ProjectName,
         provider: &Provider,
         key: &Secret,
+        lifetime: Option<Duration>,
     ) -> Result<ShownKey, Error> {
         let object = object(project, provider);
         self.require(caller, Scope::LlmKeysWrite, Action::ProviderKeySet, object.as_str()).await?;
         let checked = provider::check_key_text(key.expose())
-            .map_err(|error| Error::Conflict(format!("not a provider key: {error}")));
+            .map_err(|error| Error::Conflict(format!("not a provider key: {error}")))
+            .and_then(|()| check_lifetime(lifetime));
         self.prepared(checked, caller, Action::ProviderKeySet, &object).await?;
         let mut change = self.change(caller, Scope::LlmKeysWrite, Action::ProviderKeySet, object).await?;
         let result = async {
             let id = projects::existing(&mut change, project).await?.id;
-            self.add_version(&mut change, id, provider, key).await?;
+            let expires_at = lifetime.map(|lifetime| self.now().plus(lifetime));
+            self.add_version(&mut change, id, provider, key, expires_at).await?;
             let stored = provider_keys::stored(&mut change, id, provider).await?;
             self.shown(stored.ok_or_else(|| no_key(project, provider))?)
         }
@@ -99,11 +104,12 @@ impl App {
         project: Id,
         provider: &Provider,
         key: &Secret,
+        expires_at: Option<Timestamp>,
     ) -> Result<(Id, i64), Error> {
         let (version_id, now) = (self.new_id(), self.now());
-        let (id, version) = if let Some(row) = provider_keys::find(change, project, provider).await? {
-            provider_keys::set_version(change, row.id, row.version + 1, now).await?;
-            (row.id, row.version + 1)
+        let (id, version) = if let Some((id, last)) = provider_keys::find(change, project, provider).await? {
+            provider_keys::set_version(change, id, last + 1, now).await?;
+            (id, last + 1)
         } else {
             let id = self.new_id();
             provider_keys::insert(change, id, project, provider, now).await?;
@@ -111,7 +117,7 @@ impl App {
         };
         let place = version_place(version_id);
         let sealed = self.keyring.seal(place, key.expose().as_bytes(), &*self.surroundings.entropy);
-        provider_keys::insert_version(change, version_id, id, version, sealed, now).await?;
+        provider_keys::insert_version(change, version_id, id, version, sealed, now, expires_at).await?;
         Ok((id, version))
     }
 
@@ -133,6 +139,16 @@ impl App {
         .await;
         change.finish(result).await
     }
+}
+
+/// The longest life of a provider key.
+const LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
+
+fn check_lifetime(lifetime: Option<Duration>) -> Result<(), Error> {
+    if lifetime.is_some_and(|lifetime| lifetime.is_zero() || lifetime > LONGEST) {
+        return Err(Error::Invalid("a provider key lasts from a second to a hundred years".to_owned()));
+    }
+    Ok(())
 }
 
 fn no_key(project: &ProjectName, provider: &Provider) -> Error {

@@ -83,7 +83,7 @@ pub(super) trait FormRequest: Sized + Send {
     /// What is asked for: a form that cannot be read is written down as a refusal of that.
     fn action(request: &Request) -> Action;
 
-    /// Whether it may be asked for now: decided before anything is read.
+    /// Whether it may be asked for now: decided before anything is parsed.
     fn within_limit(_: &Request) -> Result<(), Error> {
         Ok(())
     }

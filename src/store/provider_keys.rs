@@ -37,6 +37,8 @@ pub struct ProviderKeyRow {
     pub created_at: Timestamp,
     /// When the current version was set.
     pub updated_at: Timestamp,
+    /// From when the current version is void.
+    pub expires_at: Option<Timestamp>,
 }
 
 /// A provider key with the sealed value of its current version.
@@ -101,6 +103,7 @@ fn read_row(row: &Row<'_>) -> Result<ProviderKeyRow, StoreError> {
         version: row.int("version")?,
         created_at: row.time("created_at")?,
         updated_at: row.time("updated_at")?,
+        expires_at: row.maybe_time("expires_at")?,
     })
 }
 
@@ -118,7 +121,7 @@ pub async fn list(
     let (after_project, after_provider) = after.unzip();
     let statement = sql(
         "select k.id, p.name as project, k.provider, k.version, k.created_at, k.updated_at, \
-                         v.id as version_id, v.sealed from provider_keys k join projects p on p.id = k.project_id \
+                         v.id as version_id, v.sealed, v.expires_at from provider_keys k join projects p on p.id = k.project_id \
                          join provider_key_versions v on v.provider_key_id = k.id and v.version = k.version \
                          where ($1 is null or k.project_id = $1) and ($2 is null or (p.name, k.provider) > ($2, $3)) \
                          order by p.name, k.provider limit $4",
@@ -135,23 +138,22 @@ pub async fn stored(
 ) -> Result<Option<StoredKey>, StoreError> {
     let statement = sql(
         "select k.id, p.name as project, k.provider, k.version, k.created_at, k.updated_at, \
-                         v.id as version_id, v.sealed from provider_keys k join projects p on p.id = k.project_id \
+                         v.id as version_id, v.sealed, v.expires_at from provider_keys k join projects p on p.id = k.project_id \
                          join provider_key_versions v on v.provider_key_id = k.id and v.version = k.version \
                          where k.project_id = $1 and k.provider = $2",
     );
     db.optional(statement.bind(project).bind(provider.as_str()), read_stored).await
 }
 
-/// What is known of a project's key of a provider, also of one that was deleted.
+/// The identifier of a project's key of a provider and the number of its last version, also of one that was deleted.
 pub async fn find(
     db: &mut Connection,
     project: Id,
     provider: &Provider,
-) -> Result<Option<ProviderKeyRow>, StoreError> {
-    let statement = sql("select k.id, p.name as project, k.provider, k.version, k.created_at, k.updated_at \
-                         from provider_keys k join projects p on p.id = k.project_id \
-                         where k.project_id = $1 and k.provider = $2");
-    db.optional(statement.bind(project).bind(provider.as_str()), read_row).await
+) -> Result<Option<(Id, i64)>, StoreError> {
+    let statement = sql("select id, version from provider_keys where project_id = $1 and provider = $2");
+    let read = |row: &Row<'_>| Ok((row.id("id")?, row.int("version")?));
+    db.optional(statement.bind(project).bind(provider.as_str()), read).await
 }
 
 /// Adds a provider key at version 1, whose version row must follow.
@@ -182,11 +184,14 @@ pub async fn insert_version(
     version: i64,
     sealed: Vec<u8>,
     now: Timestamp,
+    expires_at: Option<Timestamp>,
 ) -> Result<(), StoreError> {
-    let statement =
-        sql("insert into provider_key_versions (id, provider_key_id, version, sealed, created_at) \
-                         values ($1, $2, $3, $4, $5)");
-    tx.execute(statement.bind(id).bind(provider_key).bind(version).bind(sealed).bind(now)).await.map(drop)
+    let statement = sql(
+        "insert into provider_key_versions (id, provider_key_id, version, sealed, created_at, expires_at) \
+                         values ($1, $2, $3, $4, $5, $6)",
+    );
+    let statement = statement.bind(id).bind(provider_key).bind(version).bind(sealed);
+    tx.execute(statement.bind(now).bind(expires_at)).await.map(drop)
 }
 
 /// Deletes all values of a provider key. Its number stays taken: the next value gets the next one.

@@ -1,6 +1,6 @@
 //! `/admin`: what the command line can do, over HTTP.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use keydesk::model::Role;
 use serde_json::{Value, json};
@@ -146,6 +146,30 @@ async fn projects_grants_and_provider_keys_decide_who_gets_what() {
     assert_eq!(admin.get(key).await.0, 404);
     assert_eq!(admin.ask("DELETE", "/admin/projects/search", Value::Null).await.0, 204);
     assert_eq!(admin.get("/admin/projects/search").await.0, 404);
+}
+
+#[tokio::test]
+async fn a_provider_key_is_handed_out_until_it_expires() {
+    let desk = Desk::furnished().await;
+    let admin = Asker::admin(&desk).await;
+    let alice = Asker::new(&desk, desk.login("alice").await);
+    let (path, key) = ("/admin/projects/default/keys/openai", "sk-proj-SHORT0123456789");
+    for lifetime in [json!(0), json!(-1), json!(3_153_600_001_i64), json!("60"), json!(1.5)] {
+        let body = json!({"key": key, "expires_in": lifetime});
+        assert_eq!(admin.ask("PUT", path, body.clone()).await.0, 400, "{body}");
+    }
+    let (status, set) = admin.ask("PUT", path, json!({"key": key, "expires_in": 60})).await;
+    let expires_at = set["expires_at"].as_str().unwrap();
+    assert!(status == 201 && expires_at.starts_with("2027-01-15T08:01:00."), "{expires_at}");
+    assert_eq!(admin.must_get(path).await["expires_at"], set["expires_at"]);
+    let shown = alice.must_get("/llm-keys/openai").await;
+    assert_eq!((&shown["key"], &shown["expires_at"]), (&json!(key), &set["expires_at"]));
+    desk.clock.advance(Duration::from_mins(1));
+    assert_eq!(alice.get("/llm-keys/openai").await.0, 404);
+    assert_eq!(alice.must_get("/llm-keys").await, json!({}));
+    let (status, set) = admin.ask("PUT", path, json!({ "key": key })).await;
+    assert_eq!((status, &set["version"], &set["expires_at"]), (200, &json!(2), &Value::Null));
+    assert_eq!(alice.must_get("/llm-keys").await, json!({ "openai": key }));
 }
 
 #[tokio::test]

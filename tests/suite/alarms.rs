@@ -198,9 +198,9 @@ async fn a_book_that_was_changed_is_told_of_when_it_is_verified() {
 #[tokio::test]
 async fn what_is_about_to_expire_is_told_of_once_a_day() {
     let desk = Desk::furnished().await;
-    let set = "update provider_key_versions set expires_at = ? * 1000000";
-    let end = crate::desk::START + 13 * 86400;
-    sqlx::query(set).bind(end).execute(&mut desk.database().await).await.unwrap();
+    let set = serde_json::json!({"key": "sk-proj-CANARY0123456789", "expires_in": 13 * 86_400});
+    let admin = Asker::admin(&desk).await;
+    assert_eq!(admin.ask("PUT", "/admin/projects/research/keys/openai", set).await.0, 200);
     for _ in 0..3 {
         watch(&desk).await;
     }

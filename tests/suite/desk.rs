@@ -184,7 +184,7 @@ impl Desk {
     pub(crate) async fn set_key(&self, project: &str, provider: &str, key: &str) -> i64 {
         let (project, provider) = (project.parse().unwrap(), provider.parse().unwrap());
         self.app
-            .set_provider_key(&operator(), &project, &provider, &Secret::new(key))
+            .set_provider_key(&operator(), &project, &provider, &Secret::new(key), None)
             .await
             .unwrap()
             .row

@@ -1,5 +1,7 @@
 //! `/admin/projects/{project}/keys`: provider keys go in here, and never come out.
 
+use std::time::Duration;
+
 use poem::{Request, Result};
 use poem_openapi::{
     ApiResponse, Object, OpenApi,
@@ -17,6 +19,7 @@ use crate::{
         json::Json,
         payload::{JsonBody, list},
         query,
+        schema::present,
     },
     model::{Action, ProjectName, Provider, Scope},
     secret::Secret,
@@ -29,11 +32,16 @@ use crate::{
 struct NewProviderKey {
     /// The key as the provider issued it. Placeholders and masked texts are refused.
     key: Secret,
+    /// In how many seconds it expires at the provider: then it is not handed out any more, and two weeks before there is an
+    /// alarm. Not known when absent.
+    #[serde(default, deserialize_with = "present")]
+    #[oai(skip_serializing_if_is_none, validator(minimum(value = "1"), maximum(value = "3153600000")))]
+    expires_in: Option<u32>,
 }
 
 impl Example for NewProviderKey {
     fn example() -> Self {
-        Self { key: Secret::new("sk-proj-EXAMPLE0123456789") }
+        Self { key: Secret::new("sk-proj-EXAMPLE0123456789"), expires_in: Some(7_776_000) }
     }
 }
 
@@ -51,6 +59,9 @@ struct ProviderKey {
     created_at: String,
     /// When the current version was set.
     updated_at: String,
+    /// From when the current version is void; null when it is not known to end.
+    #[oai(nullable)]
+    expires_at: Option<String>,
     /// The environment variable in which the provider's SDK looks for it.
     env: String,
     /// Recognises the key: the same key has the same fingerprint at this desk, which says nothing of the key.
@@ -65,6 +76,7 @@ impl Example for ProviderKey {
             version: 3,
             created_at: "2026-01-31T12:00:00.000000Z".to_owned(),
             updated_at: "2026-03-31T12:00:00.000000Z".to_owned(),
+            expires_at: Some("2026-06-29T12:00:00.000000Z".to_owned()),
             env: "OPENAI_API_KEY".to_owned(),
             fingerprint: "0f1e2d3c".to_owned(),
         }
@@ -154,7 +166,9 @@ impl ProviderKeysApi {
         let app = app(request);
         let project: ProjectName = app.named(&caller.0, SCOPE, Action::ProviderKeySet, &project.0).await?;
         let provider: Provider = app.named(&caller.0, SCOPE, Action::ProviderKeySet, &provider.0).await?;
-        let set = app.set_provider_key(&caller.0, &project, &provider, &body.0.key).await?;
+        let NewProviderKey { key, expires_in } = body.0;
+        let lifetime = expires_in.map(|seconds| Duration::from_secs(u64::from(seconds)));
+        let set = app.set_provider_key(&caller.0, &project, &provider, &key, lifetime).await?;
         let shown = JsonBody::of(&set);
         Ok(if set.row.version == 1 { StoredAnswer::Made(shown) } else { StoredAnswer::Replaced(shown) })
     }
