@@ -20,7 +20,7 @@ use std::sync::{
 use tokio::sync::{mpsc, oneshot};
 use tracing::Instrument as _;
 
-use super::{Error, Surroundings};
+use super::{Error, Surroundings, vital::vital};
 use crate::{
     crypto::audit::AuditKeys,
     metrics::Metrics,
@@ -72,7 +72,7 @@ impl Book {
         let (queue, entries) = mpsc::channel(QUEUE);
         let chain = Chain::new(store, surroundings, keys, metrics);
         let healthy = Arc::new(AtomicBool::new(true));
-        tokio::spawn(write(chain.clone(), entries, Arc::clone(&healthy)));
+        tokio::spawn(vital("book", write(chain.clone(), entries, Arc::clone(&healthy))));
         Self { queue, chain, healthy }
     }
 
@@ -83,15 +83,14 @@ impl Book {
 
     /// Whether the last events could be written.
     pub(super) fn is_writing(&self) -> bool {
-        self.healthy.load(Ordering::Relaxed)
+        self.healthy.load(Ordering::Relaxed) && !self.queue.is_closed()
     }
 
     /// Whether events can be written. After a failure it is tried, so that a desk which nobody asks any more, because it
     /// is not ready, finds out by itself that it is.
     pub(super) async fn is_healthy(&self) -> bool {
         let itself = Origin { source: "local".to_owned(), request_id: "probe".to_owned() };
-        self.healthy.load(Ordering::Relaxed)
-            || self.record(AuditEvent::anonymous(&itself, Action::BookProbe)).await.is_ok()
+        self.is_writing() || self.record(AuditEvent::anonymous(&itself, Action::BookProbe)).await.is_ok()
     }
 
     /// Returns when `event` is durable. An error means that it is not, and whatever it was about must not happen.

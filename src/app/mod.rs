@@ -35,6 +35,7 @@ mod throttle;
 pub mod token;
 mod upkeep;
 pub mod users;
+pub mod vital;
 
 use std::{net::IpAddr, str::FromStr, sync::Arc, time::Duration};
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{App, Error, alarms::before, book::Work};
 use crate::{
-    model::{Action, AuditEvent, Id, Origin, Timestamp},
+    model::{Action, Alarm, AuditEvent, Id, Origin, Rule, Timestamp},
     store::outbox::{self, MessageRow, State},
 };
 
@@ -25,6 +25,9 @@ const WAITS: [Duration; 9] = [
     Duration::from_hours(4),
     Duration::from_hours(8),
 ];
+/// So many failed attempts of a checkpoint, six minutes of them, are an alarm: without it nobody would hear of the outage
+/// before the hours are over.
+const WORRYING: usize = 4;
 /// How many are handed to the sender at a time.
 const ROUND: i64 = 20;
 
@@ -156,7 +159,10 @@ impl App {
                     .await?;
             }
             Err(error) if message.attempt > WAITS.len() => self.give_up(&mut work, message, error).await?,
-            Err(error) => outbox::note_error(&mut work, message.id, &error).await?,
+            Err(error) => {
+                outbox::note_error(&mut work, message.id, &error).await?;
+                self.worry_about(&mut work, message).await?;
+            }
         }
         Ok(work.commit().await?)
     }
@@ -167,9 +173,20 @@ impl App {
             AuditEvent::anonymous(&origin, Action::WebhookGiveUp).on(&message.about).failed(&error);
         "keydesk".clone_into(&mut event.actor);
         work.record(event).await?;
+        self.worry_about(work, message).await?;
         let (id, now) = (message.id, self.now());
         outbox::finish(work, id, State::GivenUp, None, Some(error).filter(|error| !error.is_empty()), now)
             .await?;
+        Ok(())
+    }
+
+    /// A checkpoint that does not arrive is an alarm: a forger may be who keeps it from arriving.
+    async fn worry_about(&self, work: &mut Work, message: &Outgoing) -> Result<(), Error> {
+        if message.about == Destination::Checkpoints.as_str() && message.attempt >= WORRYING {
+            let summary = "checkpoints of the book do not arrive at audit.checkpoint_webhook_url";
+            let alarm = Alarm::new(Rule::CheckpointFailure, "checkpoint_webhook", summary);
+            self.raise_in(work, &alarm).await?;
+        }
         Ok(())
     }
 

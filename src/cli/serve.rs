@@ -22,6 +22,7 @@ use crate::{
         App, Settings,
         alarms::Watch,
         desk::{Location, write_private_file},
+        vital::vital,
     },
     config::{Config, Environment, Secrets},
     crypto::{SystemEntropy, generate_password, password::normalise},
@@ -86,11 +87,11 @@ pub(super) async fn run(config: &Config, environment: Environment) -> Result<(),
         let address = metrics.local_addr().map_err(|error| Failure::because("cannot listen", &error))?;
         tracing::info!(metrics.address = %address, "serving /metrics");
         // To the very end, so that the end can be watched.
-        tokio::spawn(http::serve_metrics(metrics, Arc::clone(&app)));
+        tokio::spawn(vital("metrics", http::serve_metrics(metrics, Arc::clone(&app))));
     }
-    tokio::spawn(Watch::new(Arc::clone(&app)).run());
+    tokio::spawn(vital("alarms", Watch::new(Arc::clone(&app)).run()));
     for endpoint in endpoints {
-        tokio::spawn(endpoint.run(Arc::clone(&app)));
+        tokio::spawn(vital("webhook", endpoint.run(Arc::clone(&app))));
     }
     let options = http::Options {
         tls: tls.map(Arc::new),

@@ -39,7 +39,7 @@ use tokio::{net::TcpListener, sync::Notify, task::JoinSet};
 
 pub use metrics::serve as serve_metrics;
 
-use crate::app::App;
+use crate::app::{App, vital::vital};
 
 /// The groups of operations, in the order of a first visit.
 #[derive(Tags)]
@@ -146,9 +146,9 @@ pub async fn serve(
         &document,
     );
     let mut beside = JoinSet::new();
-    beside.spawn(Arc::clone(&app).upkeep());
+    beside.spawn(vital("upkeep", Arc::clone(&app).upkeep()));
     if let Some(tls) = &options.tls {
-        beside.spawn(Arc::clone(tls).follow(app, Arc::clone(&options.reload)));
+        beside.spawn(vital("certificate", Arc::clone(tls).follow(app, Arc::clone(&options.reload))));
     }
     server::run(listener, Arc::new(edge), &options, shutdown).await
 }

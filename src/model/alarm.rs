@@ -25,7 +25,7 @@ pub enum Rule {
     BookRecovery,
     /// The book was found to be forged.
     ForgedBook,
-    /// Checkpoints of the book cannot be written to their file.
+    /// Checkpoints of the book cannot be written to their file, or do not arrive at their webhook.
     CheckpointFailure,
     /// The disk is nearly full.
     DiskSpace,
@@ -147,8 +147,8 @@ impl Rule {
             Self::CheckpointFailure => Facts(
                 "checkpoint_failure",
                 Warning,
-                "Checkpoints wait in the database until the file in audit.checkpoint_file can be written. The log of the \
-                 server says why it cannot.",
+                "Checkpoints wait in the database until the file in audit.checkpoint_file can be written, and for sixteen hours \
+                 until the receiver at audit.checkpoint_webhook_url takes them. The log of the server says why not.",
             ),
             Self::DiskSpace => Facts(
                 "disk_space",

@@ -125,7 +125,7 @@ pub async fn claim(tx: &mut Tx, id: Id, attempts: i64, next: Timestamp) -> Resul
     Ok(tx.execute(statement.bind(id).bind(attempts).bind(next)).await? == 1)
 }
 
-/// The message is delivered, or given up. It may be gone, if a newer one has superseded it.
+/// The message is delivered, or given up.
 pub async fn finish(
     tx: &mut Tx,
     id: Id,
@@ -155,12 +155,6 @@ pub async fn last_alarm(
     let statement = sql("select created_at from outbox where rule = $1 and ($2 is null or subject = $2) \
                          order by created_at desc limit 1");
     db.optional(statement.bind(rule).bind(subject), |row| row.time("created_at")).await
-}
-
-/// Forgets messages that have waited in vain although a newer one says all that they say.
-pub async fn supersede(tx: &mut Tx, destination: &str) -> Result<(), StoreError> {
-    let statement = sql("delete from outbox where destination = $1 and state = 'waiting' and attempts > 0");
-    tx.execute(statement.bind(destination)).await.map(drop)
 }
 
 /// Forgets finished messages of a destination from before `moment`.

@@ -224,7 +224,7 @@ def test_a_bad_receiver_costs_nobody_anything(fresh, bad):
             assert len(receiver.of("denied_administration")) == (0 if bad == "down" else 1)
             assert elsewhere.messages == [], "redirects are not followed"
             expected = {
-                "down": "refused", "slow": "did not answer in time", "500": "500 Internal Server Error: out of  order",
+                "down": "refused", "slow": "did not answer in time", "500": "the receiver answered 500 Internal Server Error",
                 "redirect": "redirects are not followed", "huge": "500", "garbage": "",
             }
             assert expected[bad] in alarm["last_error"]
@@ -390,42 +390,71 @@ def test_a_full_disk_is_told_of_although_nothing_can_be_written(fresh):
             subprocess.run(["umount", desk.data], check=True)
 
 
-def test_checkpoints_arrive_elsewhere_and_show_a_book_that_was_cut_short(fresh):
+def test_checkpoints_arrive_elsewhere_and_suffice_to_show_a_book_that_was_cut(fresh):
+    """What the receiver has is all there is: somebody with the data directory removes the checkpoints in it first."""
     secret = new_secret()
+
+    def database(desk, *statements):
+        with sqlite3.connect(desk.data / "keydesk.db") as connection:
+            for statement in statements:
+                connection.execute(statement)
+
     with Receiver(status(503)) as receiver:
         desk = fresh(
             KEYDESK_AUDIT__CHECKPOINT_WEBHOOK_URL=receiver.url, KEYDESK_ALERTS__ALLOW_TO="127.0.0.1",
             KEYDESK_ALERTS__WEBHOOK_SECRET=secret,
         ).start()
-        assert eventually(lambda: receiver.messages, 10)
-        first = receiver.messages[0]
-        # The last checkpoint, at the end, takes the place of the one that did not arrive.
+        # Each of these is a stream of its own, which only the next checkpoint names.
+        for name in ("one", "two"):
+            assert eventually(lambda: receiver.messages, 10)
+            desk.cli("project", "add", name)
+            desk.stop()
+            desk.start()
+        tried = {message.id for message in receiver.messages}
         desk.stop()
         receiver.messages.clear()
         receiver.answer = None
+        database(desk, "update outbox set next_attempt_at = 0 where state = 'waiting'")
         desk.start()
-        assert eventually(lambda: receiver.messages, 10)
+        assert eventually(lambda: tried <= {message.id for message in receiver.messages}, 10), "none is dropped"
+        desk.stop()
+        desk.start()
         time.sleep(2)
         desk.kill()
-        assert first.id not in [message.id for message in receiver.messages]
         messages = [Webhook(secret).verify(message.body, message.headers) for message in receiver.messages]
         assert {message["type"] for message in messages} == {"audit.checkpoint"}
-        assert messages[0]["data"]["seq"] > first.json()["data"]["seq"]
+        assert sorted(message["data"]["seq"] for message in messages) == list(range(1, len(messages) + 1))
         elsewhere = desk.home / "elsewhere"
         elsewhere.write_text("".join(message["data"]["jws"] + "\n" for message in messages))
         key = jwt.PyJWK(json.loads(desk.cli("audit", "public-key")))
         for message in messages:
             claims = jwt.decode(message["data"]["jws"], key, algorithms=["EdDSA"], options={"verify_iat": False})
             assert claims["seq"] == message["data"]["seq"]
-        desk.cli("audit", "verify", "--checkpoints", str(elsewhere))
-        with sqlite3.connect(desk.data / "keydesk.db") as database:
-            database.executescript("drop trigger audit_events_are_not_deleted; delete from audit_events; delete from audit_streams")
-        assert desk.run("audit", "verify", "--checkpoints", str(elsewhere)).returncode != 0
+
+        def verify():
+            (desk.data / "audit.checkpoints").unlink(missing_ok=True)
+            database(desk, "delete from audit_checkpoints")
+            return desk.run("audit", "verify", "--checkpoints", str(elsewhere))
+
+        verified = verify()
+        assert verified.returncode == 0, verified.stdout + verified.stderr
+        # What is left is whole in itself: nothing in it names what came later.
+        with sqlite3.connect(desk.data / "keydesk.db") as connection:
+            connection.executescript(
+                "drop trigger audit_events_are_not_deleted; "
+                "create temp table first as select stream from audit_events order by at, seq limit 1; "
+                "delete from audit_events where stream not in first; delete from audit_streams where stream not in first")
+        verified = verify()
+        assert verified.returncode != 0 and "missing" in verified.stdout + verified.stderr, verified.stdout
 
 
 def test_no_secret_is_in_a_message_or_a_log(fresh):
     secret, path = new_secret(), secrets.token_hex(20)
-    with Receiver(status(500, b"no")) as receiver:
+    def echo(handler):
+        """As servers do that tell what they do not have."""
+        status(404, f"Route POST:{handler.path} not found".encode(), location=handler.path)(handler)
+
+    with Receiver(echo) as receiver:
         url = f"{receiver.url}/{path}"
         desk = fresh(**webhook(receiver, KEYDESK_ALERTS__WEBHOOK_SECRET=secret, KEYDESK_ALERTS__WEBHOOK_URL=url)).start()
         password = f"SECRET{secrets.token_hex(12)}"

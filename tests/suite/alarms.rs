@@ -1,6 +1,6 @@
 //! Alarms: what raises one, how often, and what becomes of its message.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use keydesk::{
     app::{
@@ -288,6 +288,39 @@ async fn a_message_is_tried_ten_times_at_growing_intervals_and_then_given_up() {
         (events[0].object.as_deref(), events[0].reason.as_deref()),
         (Some("alarm:test"), Some("the receiver answered 500"))
     );
+}
+
+/// Each checkpoint tells of what was written since the one before, so that none takes another's place.
+#[tokio::test]
+async fn every_checkpoint_is_tried_ten_times_and_one_that_does_not_arrive_is_told_of() {
+    let desk = Desk::open_with(|settings| settings.destinations = vec![Destination::Checkpoints]).await;
+    desk.app.keep_checkpoints(true).await.unwrap();
+    desk.add_user("alice", Role::Member, &[]).await;
+    desk.app.keep_checkpoints(true).await.unwrap();
+    let mut tried: BTreeMap<String, usize> = BTreeMap::new();
+    let mut first = Vec::new();
+    for wait in [0, 30, 60, 300, 900, 1800, 3600, 7200, 14400, 28800] {
+        desk.clock.advance(Duration::from_secs(wait));
+        for message in desk.app.take_due(Destination::Checkpoints).await {
+            *tried.entry(message.id.to_string()).or_default() += 1;
+            let refused = Err("the receiver answered 500".to_owned());
+            desk.app.record_delivery(&message, refused).await.unwrap();
+        }
+        if wait == 0 {
+            first = tried.keys().cloned().collect();
+        }
+        let is_told = subjects(&desk, "checkpoint_failure").await.contains(&"checkpoint_webhook".to_owned());
+        assert_eq!(is_told, wait >= 300, "after {wait} s more");
+        desk.add_user(&format!("after-{wait}"), Role::Member, &[]).await;
+        desk.app.keep_checkpoints(true).await.unwrap();
+    }
+    assert!(first.len() >= 2, "{tried:?}");
+    assert!(first.iter().all(|id| tried[id] == 10), "{tried:?}");
+    let filter = Filter { action: Some(Action::WebhookGiveUp.as_str().to_owned()), ..Filter::default() };
+    let events =
+        desk.app.audit_events(&operator(), filter, &keydesk::model::Page::all()).await.unwrap().items;
+    assert_eq!(events.len(), first.len());
+    assert!(events.iter().all(|event| event.object.as_deref() == Some("checkpoints")), "{events:?}");
 }
 
 #[tokio::test]

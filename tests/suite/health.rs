@@ -21,6 +21,23 @@ async fn health_says_healthy_and_readiness_says_why_not() {
     assert_eq!(desk.get("/health").send().await.unwrap().status(), 200);
 }
 
+/// A desk whose writer, watch or upkeep has died must not go on as if nothing were the matter.
+#[tokio::test]
+async fn a_bug_in_what_the_desk_needs_ends_the_process() {
+    const CHILD: &str = "TEST_OF_VITAL_TASKS";
+    if std::env::var_os(CHILD).is_some() {
+        let task = async {
+            tokio::task::yield_now().await;
+            assert_eq!(std::env::var_os(CHILD), None, "this is the bug");
+        };
+        tokio::spawn(keydesk::app::vital::vital("test", task)).await.unwrap();
+    }
+    let name = "health::a_bug_in_what_the_desk_needs_ends_the_process";
+    let mut itself = std::process::Command::new(std::env::current_exe().unwrap());
+    let ended = itself.args([name, "--exact"]).env(CHILD, "1").output().unwrap();
+    assert_eq!(ended.status.code(), Some(70), "{ended:?}");
+}
+
 #[tokio::test]
 async fn the_metadata_name_the_issuer_that_is_configured() {
     let desk = Desk::open_with(|settings| settings.issuer = "https://desk.example".to_owned()).await;

@@ -116,8 +116,6 @@ impl App {
             "timestamp": checkpoint.at,
             "data": { "seq": checkpoint.seq, "events": checkpoint.events, "jws": checkpoint.jws },
         });
-        // What has not arrived so far says less than this one: after an outage the newest is enough.
-        outbox::supersede(tx, Destination::Checkpoints.as_str()).await?;
         Ok(outbox::insert(tx, self.new_message(Destination::Checkpoints, body.to_string())).await?)
     }
 
