@@ -12,9 +12,12 @@ mod fault;
 mod prune;
 mod verify;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio::sync::{mpsc, oneshot};
@@ -68,9 +71,10 @@ impl Book {
         surroundings: Surroundings,
         keys: Arc<AuditKeys>,
         metrics: Metrics,
+        checkpoints: &Path,
     ) -> Self {
         let (queue, entries) = mpsc::channel(QUEUE);
-        let chain = Chain::new(store, surroundings, keys, metrics);
+        let chain = Chain::new(store, surroundings, keys, metrics, checkpoints);
         let healthy = Arc::new(AtomicBool::new(true));
         tokio::spawn(vital("book", write(chain.clone(), entries, Arc::clone(&healthy))));
         Self { queue, chain, healthy }

@@ -245,7 +245,8 @@ impl App {
         let metrics = Metrics::new();
         let passwords = PasswordPool::start(Arc::clone(&surroundings.entropy), metrics.clone())
             .map_err(Error::internal)?;
-        let book = Book::open(store.clone(), surroundings.clone(), keyring.audit(), metrics.clone());
+        let file = &settings.audit.checkpoint_file;
+        let book = Book::open(store.clone(), surroundings.clone(), keyring.audit(), metrics.clone(), file);
         let signing_keys = Ring::empty();
         let app = Self {
             store,

@@ -57,6 +57,12 @@ pub async fn prunings(db: &mut Connection) -> Result<Vec<(Id, String)>, StoreErr
     db.all(statement, |row| Ok((row.id("stream")?, row.text("jws")?))).await
 }
 
+/// The pruning record of a stream.
+pub async fn pruning(db: &mut Connection, stream: Id) -> Result<Option<String>, StoreError> {
+    let statement = sql("select jws from audit_prunings where stream = $1").bind(stream);
+    db.optional(statement, |row| row.text("jws")).await
+}
+
 /// Puts down that a stream begins behind `seq`.
 pub async fn put_pruning(tx: &mut Tx, stream: Id, seq: i64, jws: String) -> Result<(), StoreError> {
     let statement = sql("insert into audit_prunings (stream, seq, jws) values ($1, $2, $3) \

@@ -186,36 +186,18 @@ pub async fn macs(
     .await
 }
 
-/// Stream and number of events from before `cutoff`, oldest first.
-pub async fn older_than(
-    db: &mut Connection,
-    cutoff: Timestamp,
-    limit: i64,
-) -> Result<Vec<(Id, i64)>, StoreError> {
-    let statement =
-        sql("select stream, seq from audit_events where at < $1 order by at, stream, seq limit $2")
-            .bind(cutoff)
-            .bind(limit);
-    db.all(statement, |row| Ok((row.id("stream")?, row.int("seq")?))).await
+/// The streams whose first event that is left says that it is from before `cutoff`, the oldest first.
+pub async fn beginning_before(db: &mut Connection, cutoff: Timestamp) -> Result<Vec<Id>, StoreError> {
+    let statement = sql("select stream from audit_events as first where at < $1 and not exists \
+                         (select 1 from audit_events where stream = first.stream and seq < first.seq) \
+                         order by at, stream");
+    db.all(statement.bind(cutoff), |row| row.id("stream")).await
 }
 
-/// The last event of a stream, up to `end`, before which everything is from before `cutoff`.
-pub async fn prunable(
-    db: &mut Connection,
-    stream: Id,
-    end: i64,
-    cutoff: Timestamp,
-) -> Result<Option<Head>, StoreError> {
-    let statement = sql("select stream, seq, mac from audit_events where stream = $1 and seq <= $2 and seq < \
-                         coalesce((select min(seq) from audit_events where stream = $1 and seq <= $2 and at >= $3), $2 + 1) \
-                         order by seq desc limit 1")
-    .bind(stream)
-    .bind(end)
-    .bind(cutoff);
-    let read = |row: &Row<'_>| {
-        Ok(Head { stream: row.id("stream")?, seq: row.int("seq")?, mac: row.maybe_mac("mac")? })
-    };
-    db.optional(statement, read).await
+/// Whether there is an event of this stream.
+pub async fn is_any_of(db: &mut Connection, stream: Id) -> Result<bool, StoreError> {
+    let statement = sql("select 1 as found from audit_events where stream = $1 limit 1").bind(stream);
+    Ok(db.optional(statement, |row| row.int("found")).await?.is_some())
 }
 
 /// Removes the beginning of a stream, for which there must be a pruning record, and tells how many events that were.

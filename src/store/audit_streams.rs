@@ -66,10 +66,20 @@ pub async fn anchor(tx: &mut Tx) -> Result<(), StoreError> {
     tx.execute(sql("update audit_streams set anchored = seq where anchored < seq")).await.map(drop)
 }
 
-/// Whether there is a stream of the chain at all.
+/// Whether there is any sign that the chain has begun.
 pub async fn is_chained(db: &mut Connection) -> Result<bool, StoreError> {
-    let found = sql("select 1 as found from audit_streams where seal is not null limit 1");
+    let found = sql("select 1 as found where \
+                     exists (select 1 from audit_streams where seal is not null or mac is not null) \
+                     or exists (select 1 from audit_checkpoints) or exists (select 1 from audit_prunings) \
+                     or exists (select 1 from audit_events where mac is not null or heads is not null)");
     Ok(db.optional(found, |row| row.int("found")).await?.is_some())
+}
+
+/// The streams that were looked at further than they go, says the database.
+pub async fn overrun(db: &mut Connection) -> Result<Vec<Head>, StoreError> {
+    let found = sql("select stream, seq, mac from audit_streams \
+                     where anchored > seq or carried > seq or watched > seq order by stream");
+    db.all(found, read).await
 }
 
 fn read_row(row: &Row<'_>) -> Result<StreamRow, StoreError> {

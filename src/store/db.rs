@@ -334,6 +334,13 @@ impl Connection {
         row.as_ref().map(|row| read(&Row(row))).transpose()
     }
 
+    /// What is wrong with a table or its indexes, if anything is: an index that does not lead to every row hides some.
+    pub async fn damage(&mut self, table: &'static str) -> Result<Option<String>, StoreError> {
+        let check = sql("select integrity_check as damage from pragma_integrity_check($1)").bind(table);
+        let found = self.optional(check, |row| row.text("damage")).await?;
+        Ok(found.filter(|damage| damage != "ok"))
+    }
+
     /// Whether the database can be read at this moment.
     pub async fn check_reading(&mut self) -> Result<(), StoreError> {
         self.optional(sql("select value from revision"), |row| row.int("value")).await.map(drop)

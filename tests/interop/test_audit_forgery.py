@@ -284,6 +284,88 @@ def test_a_stream_dressed_up_as_older_than_the_chain(original, book, whole_book)
     assert not book.report()["whole"]
 
 
+def named(connection, book):
+    """The events that a checkpoint or the first event of another stream names: their MACs cannot be touched unnoticed."""
+    texts = [json.dumps(json.loads(base64.urlsafe_b64decode(line.split(".")[1] + "=="))["heads"]) for line in book.lines()]
+    texts += [row[0] for row in connection.execute("select heads from audit_events where heads is not null")]
+    return {(bytes.fromhex(head["stream"].replace("-", "")), head["seq"]) for text in texts for head in json.loads(text)}
+
+
+def strip_macs(connection, book, which="1", **parameters):
+    """Takes the MACs away from all events but the named ones, edits these, and returns the last of them."""
+    kept = named(connection, book)
+    rows = connection.execute(f"select id, stream, seq from audit_events where {which} order by seq", parameters).fetchall()
+    stripped = [row for row in rows if (row["stream"], row["seq"]) not in kept]
+    for row in stripped:
+        connection.execute("update audit_events set mac = null, actor = 'mallory' where id = ?", (row["id"],))
+    return stripped[-1]
+
+
+def test_a_stream_that_calls_itself_and_another_older_than_the_chain(original, book):
+    with book.forging() as connection:
+        last = strip_macs(connection, book, "stream = :stream", stream=original.stream)
+        liar = uuid.uuid4().bytes
+        heads = [{"stream": name(liar), "seq": 1, "mac": None}, {"stream": name(original.stream), "seq": last["seq"], "mac": None}]
+        copy_of(connection, original, 7, stream=liar, seq=1, mac=None, heads=json.dumps(heads))
+        connection.execute("delete from audit_streams where stream = ?", (original.stream,))
+    report = book.report()
+    assert not report["whole"] and report["unprotected"] == 0
+    assert {name(liar), name(original.stream)} <= {fault["stream"] for fault in report["faults"]}
+
+
+@pytest.mark.parametrize("thorough", [False, True])
+def test_a_book_that_looks_as_if_no_chain_had_begun(original, book, thorough):
+    """With the checkpoint file as it is: the book itself says nothing any more of a chain."""
+    with book.forging() as connection:
+        strip_macs(connection, book)
+        connection.execute("update audit_streams set mac = null, seal = null, carried = 0")
+        if thorough:
+            connection.execute("update audit_events set mac = null, heads = null")
+            connection.execute("delete from audit_checkpoints")
+    report = book.report()
+    assert not report["whole"] and report["unprotected"] == 0
+    # That it was verified is the first event of a stream: it vouches for nothing, and neither does what follows.
+    assert book.run("project", "add", "later").returncode == 0
+    report = book.report()
+    assert not report["whole"] and report["unprotected"] == 0
+    with contextlib.closing(sqlite3.connect(book.database)) as connection:
+        heads = [json.loads(row[0]) for row in connection.execute("select heads from audit_events where heads is not null")]
+        assert all(head["mac"] for head in sum(heads, [])), "the desk said that something is older than the chain"
+        told = connection.execute("select reason from audit_events where action = 'audit.verify' and outcome = 'failed'").fetchall()
+        assert any("its head was forged" in reason for reason, in told), told
+
+
+def test_events_where_nobody_looks(original, book):
+    """Before the first place that there can be in the order of the chain."""
+    with book.forging() as connection:
+        connection.execute("pragma ignore_check_constraints = on")
+        for seq in (0, -1):
+            copy_of(connection, original, 7, stream=bytes(16), seq=seq, heads=None)
+    fault = book.fault()
+    assert fault["kind"] == "inserted" and "2 events" in fault["what"], fault
+
+
+def test_an_index_that_does_not_tell_all(original, book):
+    """The rows are there, but who asks by an index does not find them."""
+    with book.forging() as connection:
+        connection.execute("drop index audit_events_with_heads")
+        connection.execute("create index audit_events_with_heads on audit_events (stream, seq) where seq < 0")
+        connection.execute("pragma writable_schema = on")
+        connection.execute(
+            "update sqlite_master set sql = replace(sql, 'seq < 0', 'heads is not null') where name = 'audit_events_with_heads'")
+        connection.execute("pragma writable_schema = reset")
+    assert "index" in book.fault()["what"]
+
+
+@pytest.mark.parametrize("column", ["anchored", "carried", "watched"])
+def test_a_stream_that_was_looked_at_further_than_it_goes(original, book, column):
+    """Of such a stream no checkpoint would be made, no later stream would name it, and no rule would look at it."""
+    with book.forging() as connection:
+        connection.execute(f"update audit_streams set {column} = 9000000000000000000 where stream = ?", (original.stream,))
+    fault = book.fault()
+    assert (fault["kind"], fault["stream"]) == ("head", name(original.stream)), fault
+
+
 def before_the_chain(book):
     """The same desk as the version before the chain left it: its schema, its rows, no MACs, no checkpoints."""
     old = book.database.with_name("old.db")
@@ -322,6 +404,37 @@ def test_what_is_older_than_the_chain_is_said_to_be_unprotected(original, book):
         connection.execute("delete from audit_events where stream = ? and seq = ?", (original.stream, original.length))
     fault = book.fault()
     assert (fault["kind"], fault["stream"], fault["seq"]) == ("truncated", name(original.stream), original.length)
+
+
+def test_nothing_is_added_to_what_is_older_than_the_chain(original, book):
+    before_the_chain(book)
+    assert book.run("project", "add", "later").returncode == 0
+    assert book.report()["whole"]
+    for mac in (None, b"\7" * 32):
+        with book.forging() as connection:
+            copy_of(connection, original, 7, seq=original.length + 1, mac=mac)
+        fault = book.fault()
+        assert (fault["kind"], fault["stream"], fault["seq"]) == ("inserted", name(original.stream), original.length + 1), fault
+        with book.forging() as connection:
+            connection.execute("delete from audit_events where stream = ? and seq > ?", (original.stream, original.length))
+    with book.forging() as connection:
+        connection.execute("update audit_events set mac = ? where stream = ? and seq = 7", (b"\7" * 32, original.stream))
+    fault = book.fault()
+    assert (fault["kind"], fault["seq"]) == ("changed", 7), fault
+
+
+def test_a_chain_does_not_begin_twice(original, book):
+    """Whoever takes the signs of the chain away after it has begun makes nothing older than it."""
+    before_the_chain(book)
+    for project in ("later", "later2"):
+        assert book.run("project", "add", project).returncode == 0
+    with book.forging() as connection:
+        first = connection.execute("select stream from audit_events where heads is not null").fetchone()["stream"]
+        connection.execute("update audit_events set mac = null, heads = null, actor = 'mallory' where stream = ?", (first,))
+        connection.execute("update audit_streams set seal = null, mac = null, carried = 0 where stream = ?", (first,))
+    assert not book.report()["whole"]
+    assert book.run("project", "add", "later3").returncode == 0
+    assert not book.report()["whole"]
 
 
 def test_a_whole_stream_removed(original, book):

@@ -103,3 +103,58 @@ async fn a_checkpoint_comes_after_a_minute_or_a_thousand_events_and_never_withou
     let report = verify(&desk.app).await;
     assert!(report.whole && report.checkpoint == Some(i64::try_from(first).unwrap() + 2), "{report:?}");
 }
+
+/// Runs SQL that the triggers would refuse, as somebody does who has the database.
+async fn forge(desk: &Desk, sql: &'static str) {
+    let drop = "drop trigger if exists audit_events_are_not_changed;";
+    let mut database = desk.database().await;
+    sqlx::raw_sql(drop).execute(&mut database).await.unwrap();
+    sqlx::raw_sql(sql).execute(&mut database).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_made_to_look_old_is_not_removed_but_told_of() {
+    for sql in [
+        "update audit_events set at = 0 where seq <= 5",
+        "update audit_events set at = 0, mac = null where seq <= 5",
+        "update audit_events set at = 0; update audit_events set actor = 'mallory' where seq = 7",
+        "update audit_events set at = 0; update audit_streams set anchored = 1000000",
+        "update audit_events set mac = null, at = 0; update audit_streams set mac = null, seal = null",
+        "insert into audit_prunings (stream, seq, jws) select stream, 3, 'x' from audit_events where seq = 3; \
+         update audit_events set at = 0",
+    ] {
+        let desk = keeping(400 * DAY).await;
+        write_events(&desk, 20).await;
+        desk.app.keep_checkpoints(true).await.unwrap();
+        forge(&desk, sql).await;
+        let before = desk.events().await.len();
+        desk.app.prune_book().await.unwrap();
+        assert!(desk.events().await.len() >= before, "{sql}: something was removed");
+        let alarms = desk.app.alarms(&operator(), 10).await.unwrap();
+        assert_eq!(
+            alarms.iter().map(|alarm| alarm.rule.as_str()).collect::<Vec<_>>(),
+            ["forged_book"],
+            "{sql}"
+        );
+        assert!(!verify(&desk.app).await.whole, "{sql}");
+        desk.app.prune_book().await.unwrap();
+        assert_eq!(desk.app.alarms(&operator(), 10).await.unwrap().len(), 1, "{sql}: told of once");
+    }
+}
+
+#[tokio::test]
+async fn one_stream_that_cannot_be_pruned_does_not_keep_the_others() {
+    let desk = keeping(DAY).await;
+    write_events(&desk, 1_100).await;
+    desk.app.keep_checkpoints(true).await.unwrap();
+    desk.clock.advance(3 * DAY);
+    // A stream that nobody wrote, older than all others and longer than what is removed at a time.
+    let insert = "with recursive n(i) as (select 1 union all select i + 1 from n where i < 1100) \
+                  insert into audit_events (id, stream, seq, at, action, outcome, actor, source, request_id) \
+                  select randomblob(16), zeroblob(16), i, 0, 'x', 'allowed', 'mallory', 'local', 'r' from n";
+    forge(&desk, insert).await;
+    desk.app.prune_book().await.unwrap();
+    let left = desk.events().await;
+    assert!(left.iter().all(|event| event.action != "server.start"), "{}", left.len());
+    assert_eq!(left.iter().filter(|event| event.actor == "mallory").count(), 1_100);
+}

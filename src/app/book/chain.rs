@@ -4,16 +4,17 @@
 //! so there is one `Work` at a time, and the end moves only when its transaction is durable: what is rolled back never
 //! was. The end is kept in memory, not read back: a tail cut off behind our back leaves a gap that shows.
 
-use std::{ops, sync::Arc, time::Instant};
+use std::{io, ops, path::Path, sync::Arc, time::Instant};
 
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tracing::Instrument as _;
 
+use super::evidence;
 use crate::{
     app::Surroundings,
     crypto::audit::AuditKeys,
     metrics::Metrics,
-    model::{AuditEvent, Head, Id, Mac, audit::RecordedEvent},
+    model::{Action, AuditEvent, Head, Id, Mac, Origin, audit::RecordedEvent},
     store::{
         Store, StoreError, Tx, audit_events,
         audit_streams::{self, StreamRow},
@@ -29,6 +30,8 @@ pub(in crate::app) struct Chain {
     metrics: Metrics,
     stream: Id,
     end: Arc<Mutex<End>>,
+    /// Where checkpoints are filed.
+    checkpoints: Arc<Path>,
 }
 
 /// Where the chain ends in the database.
@@ -36,8 +39,8 @@ pub(in crate::app) struct Chain {
 enum End {
     /// Behind this event; `None`: nothing is written yet.
     At(Option<Head>),
-    /// A commit was not heard of to its end: the database has to be asked.
-    InDoubt,
+    /// A commit was not heard of to its end: the database has to be asked which of the two it is.
+    InDoubt { before: Option<Head>, after: Head },
 }
 
 /// A transaction that can write in the book. Dropped without [`Work::commit`], it leaves nothing.
@@ -60,9 +63,11 @@ impl Chain {
         surroundings: Surroundings,
         keys: Arc<AuditKeys>,
         metrics: Metrics,
+        checkpoints: &Path,
     ) -> Self {
-        let stream = surroundings.new_id();
-        Self { store, surroundings, keys, metrics, stream, end: Arc::new(Mutex::new(End::At(None))) }
+        let (stream, checkpoints) = (surroundings.new_id(), Arc::from(checkpoints));
+        let end = Arc::new(Mutex::new(End::At(None)));
+        Self { store, surroundings, keys, metrics, stream, end, checkpoints }
     }
 
     pub(super) fn metrics(&self) -> &Metrics {
@@ -74,17 +79,38 @@ impl Chain {
         Ok(Work { tx: self.store.begin().await?, chain: self.clone(), written: None })
     }
 
-    /// The heads that nobody has named yet.
-    async fn other_heads(&self, tx: &mut Tx) -> Result<Vec<Head>, StoreError> {
+    /// The heads that nobody has named yet, and the streams whose heads are forged.
+    async fn other_heads(&self, tx: &mut Tx) -> Result<(Vec<Head>, Vec<Id>), StoreError> {
         let chained = audit_streams::is_chained(tx).await?;
         let streams = audit_streams::take_uncarried(tx).await?;
+        // Whoever can change the database can take every sign of the chain from it, but not from the file.
+        let chained = chained || (!streams.is_empty() && self.has_checkpoints().await?);
         Ok(genuine_heads(&self.keys, &streams, chained))
+    }
+
+    async fn has_checkpoints(&self) -> Result<bool, StoreError> {
+        let (keys, file) = (Arc::clone(&self.keys), Arc::clone(&self.checkpoints));
+        let found = tokio::task::spawn_blocking(move || evidence::is_in_file(&keys, &file)).await;
+        found.map_err(io::Error::other).flatten().map_err(|error| StoreError::Unavailable(error.into()))
     }
 }
 
 impl Work {
     /// Writes `event` as the next of the stream.
     pub(in crate::app) async fn record(&mut self, event: AuditEvent) -> Result<(), StoreError> {
+        let forged = self.append(event).await?;
+        if let Some(stream) = forged.first() {
+            // As if somebody had verified the book: the rule about that raises the alarm.
+            let itself = Origin { source: "local".to_owned(), request_id: "verify".to_owned() };
+            let mut event = AuditEvent::anonymous(&itself, Action::AuditVerify).on("audit_events");
+            "keydesk".clone_into(&mut event.actor);
+            self.append(event.failed(format!("stream {stream}: its head was forged"))).await?;
+        }
+        Ok(())
+    }
+
+    /// Returns, at the beginning of the stream, the other streams whose heads are forged.
+    async fn append(&mut self, event: AuditEvent) -> Result<Vec<Id>, StoreError> {
         let Self { tx, chain, written } = self;
         let written = match written {
             Some(written) => written,
@@ -97,15 +123,18 @@ impl Work {
         };
         let (id, now) = (chain.surroundings.new_id(), chain.surroundings.clock.now());
         let mut event = RecordedEvent::new(event, id, chain.stream, seq, now);
+        let mut forged = Vec::new();
         if seq == 1 {
-            event.heads = as_text(&chain.other_heads(tx).await?);
+            let (heads, others) = chain.other_heads(tx).await?;
+            event.heads = as_text(&heads);
+            forged = others;
         }
         let mac = chain.keys.event_mac(&event, previous);
         event.mac = Some(mac);
         audit_events::insert(tx, event).await?;
         written.head = Some(Head { stream: chain.stream, seq, mac: Some(mac) });
         written.events += 1;
-        Ok(())
+        Ok(forged)
     }
 
     /// Makes everything durable: when this returns, a power cut cannot undo it.
@@ -127,7 +156,8 @@ impl Work {
         };
         audit_streams::put_head(&mut self.tx, head, self.chain.keys.head_seal(&head)).await?;
         // Until the answer is here nobody knows, not even if this is never polled again.
-        *end = End::InDoubt;
+        let before = if let End::At(before) = *end { before } else { None };
+        *end = End::InDoubt { before, after: head };
         self.tx.commit().await?;
         *end = End::At(Some(head));
         Ok(())
@@ -139,7 +169,16 @@ impl Written {
         let mut end = Arc::clone(&chain.end).lock_owned().await;
         let head = match *end {
             End::At(head) => head,
-            End::InDoubt => audit_streams::head(tx, chain.stream).await?,
+            End::InDoubt { before, after } => {
+                let found = audit_streams::head(tx, chain.stream).await?;
+                if found != before && found != Some(after) {
+                    tracing::error!(
+                        "the book's newest events were changed behind the desk's back; restart it"
+                    );
+                    return Err(StoreError::Inconsistent { column: "audit_streams.seq".to_owned() });
+                }
+                found
+            }
         };
         *end = End::At(head);
         Ok(Self { end, head, events: 0 })
@@ -147,17 +186,18 @@ impl Written {
 }
 
 /// The heads that may be vouched for. One without a seal is older than the chain, if there is no chain yet; later it is
-/// forged, and nothing of ours must say otherwise.
-pub(super) fn genuine_heads(keys: &AuditKeys, streams: &[StreamRow], chained: bool) -> Vec<Head> {
+/// forged, and nothing of ours must say otherwise. The streams of those that are forged come second.
+pub(super) fn genuine_heads(keys: &AuditKeys, streams: &[StreamRow], chained: bool) -> (Vec<Head>, Vec<Id>) {
     let genuine = |row: &&StreamRow| match row.seal {
         Some(seal) => seal == keys.head_seal(&row.head),
         None => row.head.mac.is_none() && !chained,
     };
-    let heads: Vec<Head> = streams.iter().filter(genuine).map(|row| row.head).collect();
-    if heads.len() < streams.len() {
+    let (genuine, forged): (Vec<&StreamRow>, Vec<&StreamRow>) = streams.iter().partition(genuine);
+    if !forged.is_empty() {
         tracing::error!("the head of a stream of the book was forged; run: keydesk audit verify");
     }
-    heads
+    let forged = forged.iter().map(|row| row.head.stream).collect();
+    (genuine.iter().map(|row| row.head).collect(), forged)
 }
 
 /// What the first event of a stream says of the others.

@@ -16,7 +16,7 @@ use super::chain::genuine_heads;
 use crate::{
     app::{App, Error, outbox::Destination},
     crypto::{self, statement::Statement},
-    model::{Mac, Timestamp, chain::Checkpoint},
+    model::{Alarm, Mac, Rule, Timestamp, chain::Checkpoint},
     store::{
         Store, Tx,
         audit_checkpoints::{self, CheckpointRow},
@@ -88,13 +88,14 @@ impl App {
             return Ok(());
         }
         let now = self.now();
+        let (heads, forged) = genuine_heads(&self.keyring.audit(), &grown, true);
         let checkpoint = Checkpoint {
             seq: before.as_ref().map_or(1, |row| row.seq + 1),
             iat: now.seconds(),
             previous: before.as_ref().map(|row| Mac(crypto::sha256(row.jws.as_bytes()))),
             events: before.as_ref().map_or(0, |row| row.events)
                 + grown.iter().map(|row| row.head.seq - row.anchored).sum::<i64>(),
-            heads: genuine_heads(&self.keyring.audit(), &grown, true),
+            heads,
         };
         let jws = self.keyring.audit().signer().sign(Statement::Checkpoint, &checkpoint);
         let jws = jws.map_err(Error::internal)?;
@@ -103,7 +104,17 @@ impl App {
         audit_streams::anchor(&mut tx).await?;
         self.send_checkpoint(&mut tx, &row).await?;
         audit_checkpoints::insert(&mut tx, row).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await?;
+        if let Some(stream) = forged.first() {
+            self.raise_forgery(format!("stream {stream}: its head was forged")).await;
+        }
+        Ok(())
+    }
+
+    /// Tells that the book was found to be changed.
+    pub(super) async fn raise_forgery(&self, what: impl std::fmt::Display + Send) {
+        let summary = format!("the book was changed: {what}; run: keydesk audit verify");
+        self.raise(Alarm::new(Rule::ForgedBook, "book", summary)).await;
     }
 
     /// Puts a new checkpoint into the outbox, in the transaction that records it, if there is a webhook for it.
@@ -134,8 +145,13 @@ impl App {
             };
             append(&path, &rows, rows.first().and_then(|row| previous(&row.jws)))
         });
-        appended.await.map_err(Error::internal)?.map_err(|error| Error::Unavailable(error.into()))?;
-        remember_filed(&self.store, newest, self.now()).await
+        let appended = appended.await.map_err(Error::internal)?;
+        let follows = appended.map_err(|error| Error::Unavailable(error.into()))?;
+        remember_filed(&self.store, newest, self.now()).await?;
+        if !follows {
+            self.raise_forgery("the file of checkpoints does not end with the one before the newest").await;
+        }
+        Ok(())
     }
 }
 
@@ -145,8 +161,9 @@ async fn remember_filed(store: &Store, seq: i64, now: Timestamp) -> Result<(), E
     Ok(tx.commit().await?)
 }
 
-/// Adds the checkpoints as lines, durably. `previous` is the digest of the line they should come behind.
-fn append(path: &Path, rows: &[CheckpointRow], previous: Option<Mac>) -> io::Result<()> {
+/// Adds the checkpoints as lines, durably. `previous` is the digest of the line they should come behind;
+/// tells whether they do.
+fn append(path: &Path, rows: &[CheckpointRow], previous: Option<Mac>) -> io::Result<bool> {
     let is_new = !path.exists();
     let mut file =
         fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
@@ -155,7 +172,8 @@ fn append(path: &Path, rows: &[CheckpointRow], previous: Option<Mac>) -> io::Res
     let digest = last.as_ref().map(|line| Mac(crypto::sha256(line.as_bytes())));
     // A line that was written by a process that could not say so any more is not written again.
     let there = rows.iter().position(|row| Some(&row.jws) == last.as_ref()).map_or(0, |place| place + 1);
-    if there == 0 && digest != previous {
+    let follows = there > 0 || digest == previous;
+    if !follows {
         tracing::error!(
             file = %path.display(),
             "the file of checkpoints does not end with the one before this: it was changed, or the database was \
@@ -171,7 +189,7 @@ fn append(path: &Path, rows: &[CheckpointRow], previous: Option<Mac>) -> io::Res
         let here = directory.as_os_str().is_empty();
         fs::File::open(if here { Path::new(".") } else { &directory })?.sync_all()?;
     }
-    Ok(())
+    Ok(follows)
 }
 
 /// Cuts off a line that was not written to its end, and returns the last whole one.

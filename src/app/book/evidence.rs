@@ -1,7 +1,7 @@
 //! What was said of the book before: checkpoints in files, pruning records, and what events say of other streams.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     fmt, fs,
     io::{self, BufRead as _},
     path::{Path, PathBuf},
@@ -13,8 +13,10 @@ use crate::{
     crypto::{self, audit::AuditKeys, statement::Statement},
     model::{
         Head, Id, Mac, Timestamp,
+        audit::RecordedEvent,
         chain::{Checkpoint, Pruning},
     },
+    store::{audit_events::ChainRow, audit_streams::StreamRow},
 };
 
 /// What the book is held against.
@@ -27,7 +29,8 @@ pub(super) struct Evidence {
     pub(super) last_checkpoint: Option<(i64, i64)>,
     /// What is wrong with the statements.
     pub(super) faults: Vec<Fault>,
-    old: HashSet<Id>,
+    /// Up to where streams are older than the chain.
+    old: HashMap<Id, i64>,
 }
 
 /// Somebody's word on one event.
@@ -78,21 +81,63 @@ pub(super) fn lines(path: &Path) -> io::Result<Vec<Line>> {
 }
 
 impl Evidence {
-    pub(super) fn claim(&mut self, head: Head, claim: Claim) {
-        if head.mac.is_none() {
-            self.old.insert(head.stream);
-        }
-        self.claims.entry(head.stream).or_default().entry(head.seq).or_default().push(claim);
+    fn claim(&mut self, head: Head, by: Claimant) {
+        let claims = self.claims.entry(head.stream).or_default().entry(head.seq).or_default();
+        claims.push(Claim { mac: head.mac, by });
     }
 
-    /// Whether a genuine statement says that the stream is older than the chain.
-    pub(super) fn is_old(&self, stream: Id) -> bool {
-        self.old.contains(&stream)
+    /// Up to which event a stream is older than the chain; 0 if it is not.
+    pub(super) fn old_up_to(&self, stream: Id) -> i64 {
+        let pruned = self.prunings.get(&stream).filter(|pruning| pruning.head.mac.is_none());
+        self.old.get(&stream).copied().unwrap_or(0).max(pruned.map_or(0, |pruning| pruning.head.seq))
     }
 
     /// Nothing is chained yet, so that all there is is older than the chain.
-    pub(super) fn nothing_is_chained(&mut self, streams: impl Iterator<Item = Id>) {
-        self.old.extend(streams);
+    pub(super) fn nothing_is_chained(&mut self, streams: &[StreamRow]) {
+        self.old.extend(streams.iter().map(|row| (row.head.stream, row.head.seq)));
+    }
+
+    /// Adds what the first events of streams say of other streams, if their own MACs are right.
+    ///
+    /// The very first event of the chain says what is older than the chain, and where that ends. No later one does.
+    pub(super) fn hear(&mut self, keys: &AuditKeys, rows: &[ChainRow]) {
+        let mut chain_began: Vec<(&RecordedEvent, Vec<Head>)> = Vec::new();
+        for row in rows {
+            let ChainRow::Event(event) = row else { continue };
+            if event.seq != 1 || event.mac != Some(keys.event_mac(event, Mac::NONE)) {
+                continue;
+            }
+            let heads = event.heads.as_deref().map(serde_json::from_str::<Vec<Head>>);
+            let heads = heads.and_then(Result::ok).unwrap_or_default();
+            for head in &heads {
+                self.claim(*head, Claimant::Event { stream: event.stream, seq: event.seq });
+            }
+            if heads.iter().any(|head| head.mac.is_none()) {
+                chain_began.push((event, heads));
+            }
+        }
+        chain_began.sort_by_key(|(event, _)| event.at);
+        let mut chain_began = chain_began.into_iter();
+        if let Some((_, heads)) = chain_began.next() {
+            let old = heads.iter().filter(|head| head.mac.is_none());
+            self.old.extend(old.map(|head| (head.stream, head.seq)));
+        }
+        for (event, _) in chain_began {
+            let what = "it says that events are older than the chain, which had begun long before".to_owned();
+            self.faults.push(Fault::at(&ChainRow::Event(event.clone()), Kind::Contradicted, what));
+        }
+    }
+
+    /// Takes no stream for older than the chain of which there is any sign that it was chained.
+    pub(super) fn doubt_age(&mut self, streams: &[StreamRow]) {
+        let chained = |row: &StreamRow| row.seal.is_some() || row.head.mac.is_some();
+        for row in streams.iter().filter(|row| chained(row)) {
+            self.old.remove(&row.head.stream);
+        }
+        let Self { old, claims, .. } = self;
+        old.retain(|stream, _| {
+            claims.get(stream).is_none_or(|claims| claims.values().flatten().all(|claim| claim.mac.is_none()))
+        });
     }
 
     /// Adds the checkpoints of all files together, and says which are forged, and which are missing up to number `filed`.
@@ -129,8 +174,7 @@ impl Evidence {
 
     fn claim_all(&mut self, checkpoint: &Checkpoint) {
         for head in &checkpoint.heads {
-            let by = Claimant::Checkpoint(checkpoint.seq, checkpoint.iat);
-            self.claim(*head, Claim { mac: head.mac, by });
+            self.claim(*head, Claimant::Checkpoint(checkpoint.seq, checkpoint.iat));
         }
     }
 
@@ -170,9 +214,7 @@ impl Evidence {
             let claims = self.claims.get(&stream).and_then(|claims| claims.get(&seq));
             for claim in claims.into_iter().flatten().filter(|claim| claim.mac != mac) {
                 let what = format!("the last event that was pruned is not the one that {} names", claim.by);
-                let mut fault = Fault::of(stream, seq, Kind::Pruning, what);
-                fault.on_word_of(claim);
-                self.faults.push(fault);
+                self.faults.push(Fault::of(stream, seq, Kind::Pruning, what));
             }
         }
     }
@@ -182,9 +224,6 @@ impl Evidence {
         for (stream, jws) in records {
             match keys.signer().verify::<Pruning>(Statement::Pruning, &jws) {
                 Some(pruning) if pruning.head.stream == stream => {
-                    if pruning.head.mac.is_none() {
-                        self.old.insert(stream);
-                    }
                     self.prunings.insert(stream, pruning);
                 }
                 _ => {
@@ -212,6 +251,17 @@ pub(super) fn read_files(usual: &Path, given: &[PathBuf]) -> Result<Vec<Line>, E
         }
     }
     Ok(all)
+}
+
+/// Whether there is a genuine checkpoint in the file.
+pub(super) fn is_in_file(keys: &AuditKeys, path: &Path) -> io::Result<bool> {
+    let genuine =
+        |line: &Line| keys.signer().verify::<Checkpoint>(Statement::Checkpoint, &line.jws).is_some();
+    match lines(path) {
+        Ok(lines) => Ok(lines.iter().any(genuine)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// What a person would call these files.

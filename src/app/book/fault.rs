@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use super::evidence::{Claim, Claimant};
 use crate::{
     model::{Id, Timestamp},
     store::audit_events::ChainRow,
@@ -49,9 +48,6 @@ pub struct Fault {
     pub at: Option<Timestamp>,
     /// What is wrong, in words.
     pub what: String,
-    /// The stream on whose first event's word this rests, and on nothing else.
-    #[serde(skip)]
-    pub(super) rests_on: Option<Id>,
 }
 
 impl Fault {
@@ -62,24 +58,17 @@ impl Fault {
             ChainRow::Event(event) => (Some(event.id), Some(event.at)),
             ChainRow::Malformed { .. } => (None, None),
         };
-        Self { kind, stream: Some(stream), seq: Some(seq), id, at, what, rests_on: None }
+        Self { kind, stream: Some(stream), seq: Some(seq), id, at, what }
     }
 
     /// With an event that is not there.
     pub(super) fn of(stream: Id, seq: i64, kind: Kind, what: String) -> Self {
-        Self { kind, stream: Some(stream), seq: Some(seq), id: None, at: None, what, rests_on: None }
+        Self { kind, stream: Some(stream), seq: Some(seq), id: None, at: None, what }
     }
 
     /// With no event in particular.
     pub(super) fn general(kind: Kind, what: String) -> Self {
-        Self { kind, stream: None, seq: None, id: None, at: None, what, rests_on: None }
-    }
-
-    /// Only `claim` speaks for it.
-    pub(super) fn on_word_of(&mut self, claim: &Claim) {
-        if let Claimant::Event { stream, .. } = claim.by {
-            self.rests_on = Some(stream);
-        }
+        Self { kind, stream: None, seq: None, id: None, at: None, what }
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 use super::{
     Book,
     diagnose::diagnose,
-    evidence::{self, Claim, Claimant, Evidence},
+    evidence::{self, Claimant, Evidence},
     fault::{Fault, Kind},
 };
 use crate::{
@@ -64,8 +64,6 @@ pub(super) struct Verifier<'a> {
     streams: HashMap<Id, StreamRow>,
     seen: HashSet<Id>,
     current: Option<Walk>,
-    /// First events whose MAC is wrong: what they say counts for nothing.
-    unsound: HashSet<Id>,
     pub(super) report: Report,
 }
 
@@ -75,8 +73,8 @@ struct Walk {
     seq: i64,
     /// The MAC of the event before; `None` if that is missing or has none.
     previous: Option<Mac>,
-    /// The stream is older than the chain.
-    old: bool,
+    /// Up to here the stream is older than the chain.
+    old: i64,
     /// Where the stream ends, if that is known.
     head: Option<Head>,
     /// An event behind that end was found and told.
@@ -92,8 +90,7 @@ impl<'a> Verifier<'a> {
             checkpoint_at: evidence.last_checkpoint.map(|(_, iat)| iat),
             ..Report::default()
         };
-        let (seen, unsound) = (HashSet::new(), HashSet::new());
-        Self { keys, evidence, streams, seen, current: None, unsound, report }
+        Self { keys, evidence, streams, seen: HashSet::new(), current: None, report }
     }
 
     /// The next row of the book.
@@ -132,7 +129,7 @@ impl<'a> Verifier<'a> {
             Some(pruning) => (pruning.head.seq, pruning.head.mac),
             None => (0, Some(Mac::NONE)),
         };
-        let (old, head) = (self.evidence.is_old(stream), self.sealed_head(stream));
+        let (old, head) = (self.evidence.old_up_to(stream), self.sealed_head(stream));
         Walk { stream, seq, previous, old, head, beyond: false }
     }
 
@@ -140,13 +137,12 @@ impl<'a> Verifier<'a> {
     fn event(&mut self, event: &RecordedEvent, walk: &mut Walk) -> Option<Mac> {
         let row = || ChainRow::Event(event.clone());
         self.check_claims(event);
+        if walk.old > 0 {
+            self.old_event(event, walk.old);
+            return None;
+        }
         let Some(mac) = event.mac else {
-            if walk.old {
-                self.report.unprotected += 1;
-            } else {
-                self.fault(Fault::at(&row(), Kind::Changed, "it has no MAC".to_owned()));
-                self.unsound.insert(event.stream);
-            }
+            self.fault(Fault::at(&row(), Kind::Changed, "it has no MAC".to_owned()));
             return None;
         };
         // Behind a gap there is nothing to compute with; the gap is told already.
@@ -160,11 +156,22 @@ impl<'a> Verifier<'a> {
                 (Kind::Changed, "its MAC is wrong: it was changed after it was written")
             };
             self.fault(Fault::at(&row(), kind, what.to_owned()));
-            if event.seq == 1 {
-                self.unsound.insert(event.stream);
-            }
         }
         Some(mac)
+    }
+
+    /// Checks what can be checked of an event in a stream that is older than the chain.
+    fn old_event(&mut self, event: &RecordedEvent, end: i64) {
+        let row = || ChainRow::Event(event.clone());
+        if event.seq > end {
+            let what = format!("nobody wrote it: when the chain began, the stream ended with event {end}");
+            self.fault(Fault::at(&row(), Kind::Inserted, what));
+        } else if event.mac.is_some() {
+            let what = "it was changed: it has a MAC, and is older than the chain".to_owned();
+            self.fault(Fault::at(&row(), Kind::Changed, what));
+        } else {
+            self.report.unprotected += 1;
+        }
     }
 
     /// What others have said of this very event.
@@ -172,9 +179,7 @@ impl<'a> Verifier<'a> {
         let claims = self.evidence.claims.get(&event.stream).and_then(|claims| claims.get(&event.seq));
         for claim in claims.into_iter().flatten().filter(|claim| claim.mac != event.mac) {
             let what = format!("it is not the event that {} names", claim.by);
-            let mut fault = Fault::at(&ChainRow::Event(event.clone()), Kind::Contradicted, what);
-            fault.on_word_of(claim);
-            self.fault(fault);
+            self.fault(Fault::at(&ChainRow::Event(event.clone()), Kind::Contradicted, what));
         }
     }
 
@@ -191,7 +196,7 @@ impl<'a> Verifier<'a> {
                 let what = "it is not the last event that the stream's head names".to_owned();
                 self.fault(Fault::of(stream, seq, Kind::Contradicted, what));
             }
-            None if !old => {
+            None if old == 0 => {
                 let what = "the stream's head is missing or forged: nobody knows where it ended".to_owned();
                 self.fault(Fault::of(stream, seq, Kind::Head, what));
             }
@@ -220,17 +225,31 @@ impl<'a> Verifier<'a> {
                     last.max(head),
                     claim.by
                 );
-                let mut fault = Fault::of(stream, seq + 1, Kind::Truncated, what);
-                if head <= seq {
-                    fault.on_word_of(claim);
-                }
-                (last, Some(fault))
+                (last, Some(Fault::of(stream, seq + 1, Kind::Truncated, what)))
             }
             _ => (head, None),
         };
         if last > seq {
             let what = format!("events {} to {head} are missing at the end, says the stream's head", seq + 1);
             self.fault(fault.unwrap_or_else(|| Fault::of(stream, seq + 1, Kind::Truncated, what)));
+        }
+    }
+
+    /// Were there events of which no stream could consist?
+    fn check_count(&mut self, total: u64) {
+        let unseen = total.saturating_sub(self.report.events);
+        if unseen > 0 {
+            let what = format!("{unseen} events stand where no desk writes: before event 1 of every stream");
+            self.fault(Fault::general(Kind::Inserted, what));
+        }
+    }
+
+    /// Nobody has looked further in these streams than they go.
+    fn check_marks(&mut self, streams: &[Head]) {
+        for head in streams {
+            let what =
+                "its marks were changed to keep checkpoints, later streams or alarms from it".to_owned();
+            self.fault(Fault::of(head.stream, head.seq, Kind::Head, what));
         }
     }
 
@@ -247,10 +266,9 @@ impl<'a> Verifier<'a> {
             let pruned = self.evidence.prunings.get(&stream).map_or(0, |pruning| pruning.head.seq);
             self.check_end(stream, pruned, self.sealed_head(stream));
         }
-        let Self { unsound, mut report, evidence, .. } = self;
+        let Self { mut report, evidence, .. } = self;
         // What is wrong with the statements themselves comes first: the rest is judged by them.
         report.faults.splice(0..0, evidence.faults.iter().cloned());
-        report.faults.retain(|fault| !fault.rests_on.is_some_and(|stream| unsound.contains(&stream)));
         report.whole = report.faults.is_empty() && report.more == 0;
         report
     }
@@ -260,20 +278,6 @@ impl<'a> Verifier<'a> {
             self.report.faults.push(fault);
         } else {
             self.report.more += 1;
-        }
-    }
-}
-
-impl Evidence {
-    /// Adds what the first events of streams say of other streams.
-    fn hear(&mut self, rows: &[ChainRow]) {
-        for row in rows {
-            let ChainRow::Event(event) = row else { continue };
-            let heads = event.heads.as_deref().map(serde_json::from_str::<Vec<Head>>);
-            for head in heads.and_then(Result::ok).unwrap_or_default() {
-                let by = Claimant::Event { stream: event.stream, seq: event.seq };
-                self.claim(head, Claim { mac: head.mac, by });
-            }
         }
     }
 }
@@ -296,11 +300,12 @@ impl Book {
         let mut evidence = Evidence::default();
         evidence.read_prunings(keys, audit_checkpoints::prunings(&mut db).await?);
         evidence.read_checkpoints(keys, &lines, filed, &evidence::names(usual, given));
-        evidence.hear(&audit_events::with_heads(&mut db).await?);
+        evidence.hear(keys, &audit_events::with_heads(&mut db).await?);
         evidence.check_prunings();
-        if !streams.iter().any(|row| row.seal.is_some()) {
-            evidence.nothing_is_chained(streams.iter().map(|row| row.head.stream));
+        if evidence.last_checkpoint.is_none() && !audit_streams::is_chained(&mut db).await? {
+            evidence.nothing_is_chained(&streams);
         }
+        evidence.doubt_age(&streams);
         let total = u64::try_from(audit_events::count(&mut db).await?).unwrap_or(0);
         let mut verifier = Verifier::new(keys, &evidence, streams);
         let mut place = (Id::from_bytes([0; 16]), 0);
@@ -312,6 +317,12 @@ impl Book {
                 verifier.row(row);
             }
             progress(verifier.report.events, total);
+        }
+        verifier.check_count(total);
+        verifier.check_marks(&audit_streams::overrun(&mut db).await?);
+        if let Some(damage) = db.damage("audit_events").await? {
+            let what = format!("the database does not find all events: {damage}");
+            verifier.fault(Fault::general(Kind::Missing, what));
         }
         let mut report = verifier.finish();
         for fault in report.faults.iter_mut().filter(|fault| fault.kind == Kind::Changed).take(DIAGNOSED) {
