@@ -12,12 +12,14 @@ use crate::model::{Action, Caller, CredentialKind, Networks, Origin, Principal, 
 pub(super) const ELSEWHERE: &str = "network";
 
 impl App {
-    /// Lets a request in, or refuses it before anything about it is looked at.
-    pub async fn let_in(&self, origin: &Origin) -> Result<(), Error> {
-        if self.settings.allow_from.cover(&origin.source) {
-            return Ok(());
-        }
-        Err(self.refuse(Action::RequestAdmit, origin, Error::Elsewhere).await)
+    /// Whether requests from `source` are answered at all.
+    pub fn answers(&self, source: &str) -> bool {
+        self.settings.allow_from.cover(source)
+    }
+
+    /// Turns a request away for `error` before anything about it is looked at.
+    pub async fn turn_away(&self, origin: &Origin, error: Error) -> Error {
+        self.refuse(Action::RequestAdmit, origin, error).await
     }
 
     /// Whether the caller is where `scope` may be used.

@@ -5,6 +5,7 @@
 //! gets the identifier, the security headers, and `Cache-Control: no-store` unless its handler knows better.
 
 use std::{
+    future::Future,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -30,7 +31,7 @@ use super::{
     server::guest::Guest,
 };
 use crate::{
-    app::{App, limits::Meter},
+    app::{App, Error, limits::Meter},
     metrics::Metrics,
     model::Origin,
 };
@@ -114,10 +115,16 @@ impl Edge {
         let client = Client::of(connection.peer, &parts.headers, self.app.settings());
         let known = (&method, route.map(|route| &route.template));
         let observed = Observed::begin(&self.app, &request_id, known, client.address, &parts.headers);
-        let mut response = match self.take_in(parts, &mut body, route, connection).await {
+        let taken = match client.objection(&self.app, path) {
+            Some(error) => Err(self.turn_away(path, client, error, &observed).await),
+            None => self
+                .take_in(parts, &mut body, route, connection)
+                .await
+                .map_err(|refusal| refusal.render(path, &request_id)),
+        };
+        let mut response = match taken {
             Ok(request) => self.work(request, path, client, &observed).await,
-            Err(refusal) => {
-                let mut response = refusal.render(path, &request_id);
+            Err(mut response) => {
                 // What is left of the request is not read.
                 close(&mut response, version);
                 response
@@ -166,24 +173,40 @@ impl Edge {
         let meter = Arc::new(Meter::default());
         request.extensions_mut().insert(Arc::clone(&meter));
         request.extensions_mut().insert(observed.asked_by());
-        let (routes, app) = (Arc::clone(&self.routes), Arc::clone(&self.app));
-        let work = async move {
-            client.check(&app, &request).await?;
-            routes.call(request).await.map(IntoResponse::into_response)
-        };
-        let answer = tokio::spawn(work.instrument(observed.span()));
-        let mut response = match tokio::time::timeout(REQUEST_DEADLINE, answer).await {
-            Ok(Ok(Ok(response))) => response,
-            Ok(Ok(Err(error))) => error::render(error, request_id),
-            Ok(Err(_)) => error::render_panic(request_id),
-            Err(_) => Refusal::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "this takes too long, and goes on by itself: look what became of it before you try again",
-            )
-            .render(path, request_id),
-        };
+        let routes = Arc::clone(&self.routes);
+        let work = async move { routes.call(request).await.map(IntoResponse::into_response) };
+        let mut response = in_task(work, path, observed).await;
         quota::tell(&meter, response.headers_mut());
         response
+    }
+
+    /// Refuses a request of which only its origin was looked at, and has that written down.
+    async fn turn_away(&self, path: &str, client: Client, error: Error, observed: &Observed) -> Response {
+        let app = Arc::clone(&self.app);
+        let origin = client.origin(observed.request_id());
+        let at = path.to_owned();
+        let work = async move { Err(error::in_form_of(&at, app.turn_away(&origin, error).await)) };
+        in_task(work, path, observed).await
+    }
+}
+
+/// The answer of `work`, which goes on to its end whatever becomes of the client.
+async fn in_task(
+    work: impl Future<Output = poem::Result<Response>> + Send + 'static,
+    path: &str,
+    observed: &Observed,
+) -> Response {
+    let request_id = observed.request_id();
+    let answer = tokio::spawn(work.instrument(observed.span()));
+    match tokio::time::timeout(REQUEST_DEADLINE, answer).await {
+        Ok(Ok(Ok(response))) => response,
+        Ok(Ok(Err(error))) => error::render(error, request_id),
+        Ok(Err(_)) => error::render_panic(request_id),
+        Err(_) => Refusal::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "this takes too long, and goes on by itself: look what became of it before you try again",
+        )
+        .render(path, request_id),
     }
 }
 
@@ -208,10 +231,9 @@ fn close(response: &mut Response, version: Version) {
 
 /// Where a request came from.
 pub(super) fn origin(request: &Request) -> Origin {
-    let client = request.extensions().get::<Client>();
-    let source = client.map_or_else(|| "unknown".to_owned(), |client| client.address.to_string());
-    let request_id = request.extensions().get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
-    Origin { source, request_id }
+    let request_id = request.extensions().get::<RequestId>().map(|id| id.0.as_str()).unwrap_or_default();
+    let unknown = || Origin { source: "unknown".to_owned(), request_id: request_id.to_owned() };
+    request.extensions().get::<Client>().map_or_else(unknown, |client| client.origin(request_id))
 }
 
 /// Whether `path` is one that `template` describes; `{name}` stands for one segment.

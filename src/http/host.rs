@@ -66,6 +66,14 @@ impl Hosts {
     }
 }
 
+/// Whether a request names its host once, and by an address or as `localhost`: names of which nobody else can say where they
+/// lead.
+pub(super) fn is_an_address(headers: &HeaderMap) -> bool {
+    let mut fields = headers.get_all(header::HOST).iter();
+    let host = fields.next().and_then(|value| parse(value.to_str().ok()?));
+    fields.next().is_none() && host.is_some_and(|(host, _)| host == "localhost" || address(&host).is_some())
+}
+
 fn address_of_nobody(host: &str) -> bool {
     address(host).is_some_and(|address| address.is_unspecified())
 }

@@ -17,6 +17,7 @@ use tokio::{
     sync::Semaphore,
 };
 
+use super::host;
 use crate::{app::App, metrics::CONTENT_TYPE};
 
 const MAX_CONNECTIONS: usize = 16;
@@ -67,6 +68,11 @@ async fn converse(stream: TcpStream, app: Arc<App>) {
 
 async fn answer(request: &Request<Incoming>, app: &App) -> Response {
     let response = Response::builder().header(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+    if !host::is_an_address(request.headers()) {
+        return response.status(StatusCode::MISDIRECTED_REQUEST).body(
+            "metrics are asked for by address, as in http://127.0.0.1:9464/metrics, or as localhost\n",
+        );
+    }
     match (request.uri().path(), request.method()) {
         ("/metrics", &Method::GET | &Method::HEAD) => response
             .header(header::CONTENT_TYPE, CONTENT_TYPE)

@@ -10,15 +10,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use poem::{
-    Request,
-    http::{HeaderMap, HeaderName},
-};
+use poem::http::{HeaderMap, HeaderName};
 
-use super::{edge::origin, error::in_form_of};
 use crate::{
     app::{App, Error, Settings},
-    model::Action,
+    model::Origin,
 };
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -42,25 +38,28 @@ impl Client {
         Self { address: found.unwrap_or(peer), located: found.is_some() }
     }
 
-    /// Refuses a request that is from nobody knows where, or from where none is answered.
-    pub(super) async fn check(self, app: &App, request: &Request) -> Result<(), poem::Error> {
-        let path = request.uri().path();
+    /// The origin of its request.
+    pub(super) fn origin(self, request_id: &str) -> Origin {
+        Origin { source: self.address.to_string(), request_id: request_id.to_owned() }
+    }
+
+    /// Why a request to `path` is refused unread: it is from nobody knows where, or from where none is answered.
+    pub(super) fn objection(self, app: &App, path: &str) -> Option<Error> {
         // Health is for everybody: who asks is a supervisor, and there is nothing to get.
         if matches!(path, "/health" | "/health/ready") {
-            return Ok(());
+            return None;
         }
         if self.located {
-            return app.let_in(&origin(request)).await.map_err(|error| in_form_of(path, error));
+            return (!app.answers(&self.address.to_string())).then_some(Error::Elsewhere);
         }
-        let error = Error::Invalid(
-            "the proxy in front of the desk sends an X-Forwarded-For that cannot be read; nothing was done"
-                .to_owned(),
-        );
         tracing::warn!(
             proxy = %self.address,
             "a trusted proxy sent an X-Forwarded-For that is no list of addresses, and was refused"
         );
-        Err(in_form_of(path, app.refuse(Action::RequestAdmit, &origin(request), error).await))
+        Some(Error::Invalid(
+            "the proxy in front of the desk sends an X-Forwarded-For that cannot be read; nothing was done"
+                .to_owned(),
+        ))
     }
 }
 

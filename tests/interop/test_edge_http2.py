@@ -1,5 +1,6 @@
 """Floods of HTTP/2 frames: the desk says goodbye to who sends them, and neither its processor nor its memory notices much."""
 
+import contextlib
 import pathlib
 import socket
 import ssl
@@ -229,3 +230,45 @@ def test_an_idle_connection_and_one_that_never_speaks_end_in_time(tls):
         begun = time.monotonic()
         assert line.listen(15), "the first request has ten seconds"
         assert 9 < time.monotonic() - begun < 13
+
+
+class Hoarder(Line):
+    """Opens no window: its answers are made, and never taken. It answers pings, so that it looks alive."""
+
+    def __enter__(self):
+        self.send(PREFACE, frames.SettingsFrame(0, settings={frames.SettingsFrame.INITIAL_WINDOW_SIZE: 0}))
+        self.send(*(self.headers(stream) for stream in range(1, 41, 2)))
+        assert not self.listen(0.3) and len(self.said(frames.HeadersFrame)) == 20 and not self.said(frames.DataFrame)
+        self.heard = b""
+        return self
+
+    def stays(self, seconds):
+        """Whether it is still there after so long."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self.over:
+            self.listen(1)
+            for ping in self.said(frames.PingFrame):
+                if "ACK" not in ping.flags:
+                    pong = frames.PingFrame(0, ping.opaque_data)
+                    pong.flags.add("ACK")
+                    self.send(pong)
+            self.heard = b""
+        return not self.over
+
+
+def test_who_never_takes_an_answer_makes_room_at_once_and_leaves_in_time(new_desk):
+    tls = TlsDesk(new_desk, RUST_LOG="warn", KEYDESK_LIMITS__CONNECTIONS="4").start()
+    with contextlib.ExitStack() as crowd:
+        hoarders = [crowd.enter_context(Hoarder(tls)) for _ in range(4)]
+        begun = time.monotonic()
+        for _ in range(20):
+            with Line(tls) as line:
+                line.send(line.headers(1))
+                line.listen(0.3)
+                assert line.said(frames.DataFrame), "an honest client is served while all places are hoarded"
+        assert time.monotonic() - begun < 15
+        assert any(hoarder.listen(0.1) for hoarder in hoarders)
+    with Hoarder(tls) as hoarder:
+        assert hoarder.stays(25), "it may be slow"
+        assert not hoarder.stays(10), "not for ever"
+    assert tls.desk.stop() == 0

@@ -208,6 +208,19 @@ async fn metrics_have_a_port_of_their_own_and_nothing_else_on_it() {
     }
     let post = desk.http.post(format!("{url}/metrics")).body("x").send().await.unwrap();
     assert_eq!((post.status().as_u16(), header(&post, "allow")), (405, "GET, HEAD"));
+    for (host, status) in [
+        ("127.0.0.1:9464", 200),
+        ("[::1]", 200),
+        ("LOCALHOST:9", 200),
+        ("evil.example", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("localhost@evil.example", 421),
+        ("", 421),
+    ] {
+        let response = desk.http.get(format!("{url}/metrics")).header("host", host).send().await.unwrap();
+        assert_eq!(response.status(), status, "a page of somebody else's whose name leads here: {host}");
+        assert_eq!(response.text().await.unwrap().contains("keydesk_"), status == 200);
+    }
     let head = desk.http.head(format!("{url}/metrics")).send().await.unwrap();
     assert_eq!((head.status().as_u16(), head.text().await.unwrap().as_str()), (200, ""));
 }

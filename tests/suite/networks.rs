@@ -6,6 +6,10 @@ use keydesk::{
 };
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 use crate::{
     asker::{ALL, Asker, Spec, api_key},
@@ -258,6 +262,15 @@ async fn an_api_key_is_bound_by_its_own_networks_and_by_its_owners() {
     assert_eq!((keys.len(), used), (2, 2));
 }
 
+/// Sends this and no more, and returns what is said until the desk hangs up.
+async fn converse(desk: &Desk, request: &str) -> String {
+    let mut connection = TcpStream::connect(desk.url.trim_start_matches("http://")).await.unwrap();
+    connection.write_all(request.as_bytes()).await.unwrap();
+    let mut said = String::new();
+    connection.read_to_string(&mut said).await.unwrap();
+    said
+}
+
 #[tokio::test]
 async fn from_outside_the_desks_networks_nothing_but_health_is_answered() {
     let desk = behind_a_proxy(|settings| settings.allow_from = office()).await;
@@ -289,6 +302,28 @@ async fn from_outside_the_desks_networks_nothing_but_health_is_answered() {
     assert_eq!((status, &body["error"]), (403, &json!("access_denied")));
     for path in ["/health", "/health/ready"] {
         assert_eq!(ask(&desk, OUTSIDE, "", path).await.status(), 200, "{path}");
+    }
+    // That is all they hear: not what else is wrong, nor when they are done with a body that never comes.
+    let announced = "Content-Length: 9\r\nContent-Type: application/x-www-form-urlencoded";
+    let long = format!("X-Long: {}", "a".repeat(20_000));
+    for (host, more) in [
+        ("evil.example", "Accept: */*"),
+        ("", "Accept: */*"),
+        ("localhost", announced),
+        ("localhost", "Content-Length: 999999"),
+        ("localhost", "Content-Encoding: gzip"),
+        ("localhost", &long),
+    ] {
+        let head =
+            format!("POST /token HTTP/1.1\r\nHost: {host}\r\nX-Forwarded-For: {OUTSIDE}\r\n{more}\r\n\r\n");
+        let said = converse(&desk, &head).await;
+        assert!(
+            said.starts_with("HTTP/1.1 403 ") && said.contains("access_denied"),
+            "{host} {more:.40}: {said}"
+        );
+        let (_, id) = said.split_once("x-request-id: ").unwrap();
+        let event = desk.events_of(id.lines().next().unwrap()).await.remove(0);
+        assert_eq!((event.action.as_str(), event.source.as_str()), ("request.admit", OUTSIDE));
     }
     assert_eq!(ask(&desk, INSIDE, &admin, "/me").await.status(), 200);
     // The proxy itself is not inside; nor is a stranger who says so without it.

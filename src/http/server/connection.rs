@@ -130,8 +130,9 @@ async fn answer(
     hyper::Response<Answer<impl Body<Data = Bytes, Error: std::error::Error + Send + Sync>>>,
     Infallible,
 > {
-    let open = line.guest.request();
+    let mut open = line.guest.request();
     let (response, rest) = edge.answer(request, &line).await;
+    open.made();
     Ok(hyper::Response::from(response).map(|body| Answer { body: Box::pin(body), _open: open, _rest: rest }))
 }
 

@@ -53,8 +53,12 @@ struct State {
     since: Instant,
     /// When it last began to wait for a complete request.
     waiting: Instant,
-    /// Requests whose answers are not yet made.
+    /// Requests whose answers are not yet made, or not yet taken.
     open: usize,
+    /// Those of them whose answers are made.
+    made: usize,
+    /// Since when made answers wait to be taken and none is: HTTP/2 has a client who opens no window for them.
+    untaken: Option<Instant>,
     /// Those of them whose bodies are still coming.
     incomplete: usize,
     /// Bytes written since the last progress.
@@ -82,6 +86,8 @@ impl Guest {
             since: now,
             waiting: now,
             open: 0,
+            made: 0,
+            untaken: None,
             incomplete: 0,
             written: 0,
             multiplexed: false,
@@ -116,6 +122,7 @@ impl Guest {
             state.written = 0;
             state.since = Instant::now();
             state.waiting = state.since;
+            state.untaken = state.untaken.map(|_| state.since);
         }
     }
 
@@ -138,7 +145,8 @@ impl Guest {
             Phase::Busy => NONE,
             Phase::Writing => ANSWER,
         };
-        state.since + allowed
+        let end = state.since + allowed;
+        state.untaken.map_or(end, |since| end.min(since + ANSWER))
     }
 
     /// Whether a request is wanted and not yet whole.
@@ -159,13 +167,15 @@ impl Guest {
     /// Since when it holds a place for nothing, if it does.
     pub(super) fn idle_since(&self, now: Instant) -> Option<Instant> {
         let state = self.state();
-        let lingers = now.saturating_duration_since(state.since) > GRACE;
-        match state.phase {
-            Phase::Handshake | Phase::Head | Phase::Idle => Some(state.waiting),
-            Phase::Busy if state.open == state.incomplete && lingers => Some(state.since),
-            Phase::Writing if lingers => Some(state.since),
-            _ => None,
-        }
+        let held = match state.phase {
+            Phase::Handshake | Phase::Head | Phase::Idle => return Some(state.waiting),
+            Phase::Busy if state.open - state.made > state.incomplete => None,
+            Phase::Busy => {
+                state.untaken.into_iter().chain((state.incomplete > 0).then_some(state.since)).min()
+            }
+            Phase::Writing => Some(state.since),
+        };
+        held.filter(|since| now.saturating_duration_since(*since) > GRACE)
     }
 
     /// Asks it to leave at once.
@@ -185,7 +195,7 @@ impl Guest {
         if state.open == 1 {
             state.enter(Phase::Busy);
         }
-        Open(Arc::clone(self))
+        Open { guest: Arc::clone(self), made: false }
     }
 
     /// Waits until it is a body's turn to be read.
@@ -212,12 +222,29 @@ impl State {
 
 /// A request under way: dropped with the last of its answer.
 #[derive(Debug)]
-pub(super) struct Open(Arc<Guest>);
+pub(super) struct Open {
+    guest: Arc<Guest>,
+    made: bool,
+}
+
+impl Open {
+    /// Its answer is made, and for the client to take.
+    pub(super) fn made(&mut self) {
+        self.made = true;
+        let mut state = self.guest.state();
+        state.made += 1;
+        state.untaken.get_or_insert_with(Instant::now);
+    }
+}
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let mut state = self.0.state();
+        let mut state = self.guest.state();
         state.open = state.open.saturating_sub(1);
+        if self.made {
+            state.made = state.made.saturating_sub(1);
+            state.untaken = (state.made > 0).then(Instant::now);
+        }
         if state.open == 0 {
             // HTTP/2 writes many answers into one another: there, what is not read in time ends as an idle connection.
             let next = if state.multiplexed { Phase::Idle } else { Phase::Writing };
