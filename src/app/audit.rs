@@ -1,6 +1,6 @@
 //! Reading the book: lists, exports, and whether it is whole.
 
-use std::path::PathBuf;
+use std::{collections::HashMap, path::PathBuf};
 
 use super::{
     App, Error, after,
@@ -8,17 +8,19 @@ use super::{
 };
 use crate::{
     model::{
-        Action, AuditEvent, Caller, Listed, Page, Scope,
+        Action, AuditEvent, Caller, Id, Listed, Page, Scope,
         audit::{Position, RecordedEvent},
     },
-    store::{Connection, audit_events},
+    store::{Store, audit_events},
 };
 
 /// An export under way.
 #[derive(Debug)]
 pub struct Export {
-    db: Connection,
+    store: Store,
     filter: audit_events::Filter,
+    /// The highest number of each stream when it began: what is behind was written since.
+    ends: HashMap<Id, i64>,
     /// Behind which event to go on.
     place: Option<Position>,
 }
@@ -27,11 +29,14 @@ impl Export {
     /// How many events are held in memory.
     const PIECE: i64 = 1_000;
 
-    /// The next events; `None` when there are no more.
+    /// The next events; `None` when there are no more. No connection is held between them: whoever takes the export may
+    /// take their time, and what is written meanwhile must not pile up behind a reader.
     pub async fn next(&mut self) -> Result<Option<Vec<RecordedEvent>>, Error> {
         let Some(place) = self.place else { return Ok(None) };
-        let found = audit_events::oldest(&mut self.db, self.filter.clone(), place, Self::PIECE).await?;
+        let mut db = self.store.read().await?;
+        let mut found = audit_events::oldest(&mut db, self.filter.clone(), place, Self::PIECE).await?;
         self.place = found.last().map(RecordedEvent::position);
+        found.retain(|event| self.ends.get(&event.stream).is_some_and(|end| event.seq <= *end));
         Ok(self.place.map(|_| found))
     }
 }
@@ -52,7 +57,7 @@ impl App {
         Ok(Listed::of(found, page, |event| event.position().to_string()))
     }
 
-    /// The events of the book as they are at this moment, oldest first, a piece at a time. Needs `audit:read`.
+    /// The events of the book that there are at this moment, oldest first, a piece at a time. Needs `audit:read`.
     pub async fn export_events(
         &self,
         caller: &Caller,
@@ -62,7 +67,8 @@ impl App {
         // Who takes the whole book along is in the book.
         let event = AuditEvent::by(caller, Action::AuditExport).on("audit_events").detail(&filter);
         self.book.record(event).await?;
-        Ok(Export { db: self.store.snapshot().await?, filter, place: Some(Position::oldest()) })
+        let ends = audit_events::ends(&mut self.store.read().await?).await?;
+        Ok(Export { store: self.store.clone(), filter, ends, place: Some(Position::oldest()) })
     }
 
     /// Whether the book is whole, as far as its chain, the usual checkpoint file and these `files` can tell. `progress` is

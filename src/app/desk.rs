@@ -95,11 +95,11 @@ impl Location {
         file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock)))
     }
 
-    /// Reads the KEK, which must exist and be readable by its owner only.
+    /// Reads the KEK, which must exist and be readable by its owner only, or be root's.
     fn kek(&self) -> Result<Kek, Error> {
         let path = &self.kek_file;
-        let (mode, group) = match fs::metadata(path) {
-            Ok(metadata) => (metadata.permissions().mode() & 0o777, metadata.gid()),
+        let (mode, owner) = match fs::metadata(path) {
+            Ok(metadata) => (metadata.permissions().mode() & 0o777, (metadata.uid(), metadata.gid())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(Error::Refused(format!(
                     "the key-encryption key {} is missing, and without it the database {} cannot be opened; restore \
@@ -111,7 +111,7 @@ impl Location {
             Err(error) => return Err(refuse("cannot read the key-encryption key", path, &error)),
         };
         // How a service manager hands over a credential: root's own, and its access list shows as the group's permission.
-        let is_credential = (mode, group) == (0o440, 0);
+        let is_credential = (mode, owner) == (0o440, (0, 0));
         if mode & 0o077 != 0 && !is_credential {
             return Err(Error::Refused(format!(
                 "the key-encryption key {} can be read by others (mode {mode:04o}); run: chmod 600 {}",

@@ -17,7 +17,7 @@ use std::{
 use super::{App, Error};
 use crate::{
     metrics::TurnedAway,
-    model::{Action, AuditEvent, Caller, Id, Origin, Rate, Timestamp},
+    model::{Action, AuditEvent, Caller, Id, Origin, Rate, Timestamp, network},
 };
 
 /// How often a refused stranger is written down alone, and how often all of them together; the others are counted.
@@ -31,7 +31,7 @@ const GENERATION: usize = 32 * 1024;
 pub struct Limits {
     /// Key reads of a principal.
     pub keys: Option<Rate>,
-    /// Requests for tokens from a source.
+    /// Requests for tokens, and for their revocation, from a source.
     pub token: Option<Rate>,
     /// Questions about tokens by a client.
     pub introspect: Option<Rate>,
@@ -103,9 +103,9 @@ impl App {
         self.spend(&self.limits.keys, *id.as_bytes(), meter, || AuditEvent::by(caller, Action::LlmKeysRead))
     }
 
-    /// One request for a token, by whomever.
-    pub fn spend_token_request(&self, origin: &Origin, meter: &Meter) -> Result<(), Error> {
-        let event = || AuditEvent::anonymous(origin, Action::TokenIssue);
+    /// One request for a token, or for the end of one, by whomever.
+    pub fn spend_token_request(&self, origin: &Origin, action: Action, meter: &Meter) -> Result<(), Error> {
+        let event = || AuditEvent::anonymous(origin, action);
         self.spend(&self.limits.token, subject(&origin.source), meter, event)
     }
 
@@ -140,15 +140,10 @@ impl App {
 /// Whose requests are counted together: a principal, or a source.
 type Subject = [u8; 16];
 
-/// Of an IPv6 address only the network counts: whoever has one has all of its addresses.
 fn subject(source: &str) -> Subject {
-    match source.parse::<IpAddr>().map(|address| address.to_canonical()) {
+    match source.parse().map(network::one_source) {
         Ok(IpAddr::V4(address)) => address.to_ipv6_mapped().octets(),
-        Ok(IpAddr::V6(address)) => {
-            let mut octets = address.octets();
-            octets[8..].fill(0);
-            octets
-        }
+        Ok(IpAddr::V6(address)) => address.octets(),
         Err(_) => Subject::default(),
     }
 }
@@ -309,10 +304,9 @@ mod tests {
     }
 
     #[test]
-    fn a_source_is_an_ipv4_address_or_an_ipv6_network() {
+    fn a_subject_is_a_source() {
         assert_eq!(subject("192.0.2.1"), subject("::ffff:192.0.2.1"));
-        assert_ne!(subject("192.0.2.1"), subject("192.0.2.2"));
         assert_eq!(subject("2001:db8::1"), subject("2001:db8::ffff:1"));
-        assert_ne!(subject("2001:db8::1"), subject("2001:db8:0:1::1"));
+        assert_ne!(subject("2001:db8::1"), subject("192.0.2.1"));
     }
 }

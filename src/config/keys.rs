@@ -176,7 +176,7 @@ pub const KEK_FILE: Key = Key {
     default: Default::Derived("DATA_DIR/kek"),
     kind: Kind::Text,
     allowed: "the path of a file",
-    meaning: "the key-encryption key: 32 bytes in base64, mode 0600 or 0400",
+    meaning: "the key-encryption key: 32 bytes in base64, mode 0600 or 0400; of root:root also 0440, as systemd hands it over",
 };
 
 /// What access tokens are signed with.
@@ -320,7 +320,7 @@ pub const LIMITS_TOKEN: Key = Key {
     default: Default::Text("60/minute"),
     kind: Kind::Text,
     allowed: RATE,
-    meaning: "how often anybody may ask for a token, by source address",
+    meaning: "how often anybody may ask for a token or revoke one, by source address",
 };
 
 /// How often a client may ask about tokens.

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     app::{
+        Error,
         client::ClientCredentials,
         revocation::{AccessClaims, Asker},
     },
@@ -198,6 +199,14 @@ impl FormRequest for TokenQuestion {
 
     fn action(request: &Request) -> Action {
         if request.uri().path() == "/introspect" { Action::TokenIntrospect } else { Action::TokenRevoke }
+    }
+
+    fn within_limit(request: &Request) -> Result<(), Error> {
+        match Self::action(request) {
+            // Limited by who asks, which is not known yet.
+            Action::TokenIntrospect => Ok(()),
+            action => app(request).spend_token_request(&origin(request), action, &meter(request)),
+        }
     }
 
     fn of(mut fields: Fields, client: ClientCredentials) -> Self {

@@ -13,7 +13,8 @@ const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
 /// The operations that are limited, for the specification.
-pub(super) const LIMITED: [&str; 4] = ["issueToken", "introspectToken", "listLlmKeys", "getLlmKey"];
+pub(super) const LIMITED: [&str; 5] =
+    ["issueToken", "revokeToken", "introspectToken", "listLlmKeys", "getLlmKey"];
 
 /// What the limits say of a request.
 pub(super) fn meter(request: &Request) -> Arc<Meter> {

@@ -149,7 +149,7 @@ impl FormRequest for TokenRequest {
     }
 
     fn within_limit(request: &Request) -> Result<(), Error> {
-        app(request).spend_token_request(&origin(request), &meter(request))
+        app(request).spend_token_request(&origin(request), Self::action(request), &meter(request))
     }
 
     fn of(mut fields: Fields, client: ClientCredentials) -> Self {

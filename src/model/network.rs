@@ -2,7 +2,11 @@
 //!
 //! An IPv4 address is the same in either of its forms, `192.0.2.1` and `::ffff:192.0.2.1`, in a list as on the wire.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+    str::FromStr,
+};
 
 use ipnet::{IpNet, Ipv4Net};
 
@@ -46,6 +50,14 @@ pub fn around(source: &str, v4_bits: u8, v6_bits: u8) -> Option<String> {
     let bits = if address.is_ipv4() { v4_bits } else { v6_bits };
     let network = IpNet::new(address, bits).ok()?.trunc();
     Some(if bits == network.max_prefix_len() { address.to_string() } else { network.to_string() })
+}
+
+/// What counts as one source: an IPv4 address, or the /64 of an IPv6 address, in which whoever has one has all of them.
+pub fn one_source(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        v4 @ IpAddr::V4(_) => v4,
+    }
 }
 
 impl FromStr for Network {
@@ -145,6 +157,15 @@ mod tests {
         assert_eq!(network("::ffff:192.0.2.1").to_string(), "192.0.2.1/32");
         assert!(network("::/0").is_everything() && network("0.0.0.0/0").is_everything());
         assert!(!network("::/1").is_everything());
+    }
+
+    #[test]
+    fn neighbours_in_a_network_are_one_source() {
+        let of = |text: &str| one_source(text.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
     }
 
     #[test]

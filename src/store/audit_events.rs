@@ -1,6 +1,6 @@
 //! `audit_events`: the book.
 
-use std::fmt;
+use std::{collections::HashMap, fmt};
 
 use super::{
     Connection, StoreError, Tx,
@@ -204,6 +204,12 @@ pub async fn is_any_of(db: &mut Connection, stream: Id) -> Result<bool, StoreErr
 pub async fn delete_up_to(tx: &mut Tx, head: Head) -> Result<u64, StoreError> {
     let statement = sql("delete from audit_events where stream = $1 and seq <= $2");
     tx.execute(statement.bind(head.stream).bind(head.seq)).await
+}
+
+/// The highest number of each stream.
+pub async fn ends(db: &mut Connection) -> Result<HashMap<Id, i64>, StoreError> {
+    let statement = sql("select stream, max(seq) as seq from audit_events group by stream");
+    Ok(db.all(statement, |row| Ok((row.id("stream")?, row.int("seq")?))).await?.into_iter().collect())
 }
 
 /// How many events there are.

@@ -6,7 +6,9 @@ one of its own. A million events in the full form; the quick one has fewer, and 
 
 import contextlib
 import hmac
+import json
 import sqlite3
+import subprocess
 import time
 import uuid
 
@@ -59,3 +61,36 @@ def test_a_long_book_is_verified_in_time(new_desk):
     exported = desk.cli("audit", "export", "--action", "llm_keys.read")
     print(f"exported in {time.monotonic() - begun:.1f} s")
     assert exported.count("\n") == EVENTS
+
+
+def test_an_export_that_nobody_reads_on_holds_nothing_up(new_desk):
+    desk = new_desk().start()
+    assert desk.stop() == 0
+    write(desk, 5_000)
+    desk.start()
+    log = desk.data / "keydesk.db-wal"
+    # As in `keydesk audit export | less`: the pipe is soon full.
+    export = subprocess.Popen(
+        [desk.binary, "audit", "export"], cwd=desk.home, env=desk.plain_env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        lines = [export.stdout.readline()]
+        time.sleep(1)
+        with contextlib.closing(sqlite3.connect(desk.data / "keydesk.db", isolation_level=None, timeout=10)) as connection:
+            connection.execute("pragma synchronous = off")
+            connection.execute("create table busy (bytes blob)")
+            for _ in range(100):
+                connection.execute("insert into busy values (randomblob(200000))")
+                connection.execute("delete from busy")
+            connection.execute("drop table busy")
+        assert desk.get("/llm-keys", headers={"X-API-Key": desk.service_api_key}).status_code == 200
+        assert log.stat().st_size < 12 << 20, "what was written piled up behind the export"
+        lines += export.stdout.readlines()
+        assert export.wait(60) == 0
+    finally:
+        export.kill()
+        export.wait()
+    events = [json.loads(line) for line in lines]
+    assert sum(event["request_id"].startswith("req_") and event["actor"] == "default" for event in events) == 5_000
+    assert events[-1]["action"] == "audit.export", "of what was written since it has nothing"
+    desk.cli("audit", "verify")
+    assert desk.stop() == 0

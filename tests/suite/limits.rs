@@ -170,6 +170,33 @@ async fn requests_for_tokens_are_limited_by_source_before_anything_is_read() {
 }
 
 #[tokio::test]
+async fn a_revocation_counts_as_a_request_for_a_token() {
+    let desk = Desk::open_with(limits("off", "3/minute", "off")).await;
+    let revoke = |token: &str| {
+        let request = desk.http.post(format!("{}/revoke", desk.url)).header("x-forwarded-for", "192.0.2.1");
+        request.form(&[("token", token)])
+    };
+    let form = [("grant_type", "password"), ("username", "admin"), ("password", PASSWORD)];
+    let login =
+        desk.http.post(format!("{}/token", desk.url)).header("x-forwarded-for", "192.0.2.1").form(&form);
+    let token = json(login.send().await.unwrap()).await["refresh_token"].as_str().unwrap().to_owned();
+    let policy = "\"token\";q=3;w=60";
+    assert_eq!(said(revoke("kd_rt_unknown")).await, row(200, policy, "\"token\";r=1;t=20", ""));
+    assert_eq!(said(revoke("")).await, row(400, policy, "\"token\";r=0;t=20", ""));
+    let refused = revoke(&token).send().await.unwrap();
+    let id = header(&refused, "x-request-id").to_owned();
+    assert_eq!((refused.status().as_u16(), header(&refused, "retry-after")), (429, "20"));
+    assert_eq!(json(refused).await["error"], "temporarily_unavailable");
+    counted(&desk, 1, |event| {
+        event.action == "token.revoke" && event.reason.as_deref() == Some("rate_limited")
+    })
+    .await;
+    assert!(desk.events_of(&id).await.iter().all(|event| event.outcome == "denied"));
+    desk.clock.advance(Duration::from_secs(20));
+    assert_eq!(said(revoke(&token)).await, row(200, policy, "\"token\";r=0;t=20", ""));
+}
+
+#[tokio::test]
 async fn questions_about_tokens_are_limited_by_client() {
     let desk = Desk::open_with(limits("off", "off", "2/minute")).await;
     let (one, two) = (desk.add_account("one", &[]).await, desk.add_account("two", &[]).await);
@@ -214,7 +241,7 @@ fn the_specification_tells_of_the_limits() {
     }
     assert_eq!(
         limited.keys().collect::<Vec<_>>(),
-        ["getLlmKey", "introspectToken", "issueToken", "listLlmKeys"]
+        ["getLlmKey", "introspectToken", "issueToken", "listLlmKeys", "revokeToken"]
     );
     assert!(
         limited

@@ -6,7 +6,7 @@
 //! does a newcomer wait, or, if they are all of its own address, have to go.
 
 use std::{
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use super::guest::Guest;
+use crate::model::network;
 
 /// How often a newcomer looks again for somebody to replace.
 const AGAIN: Duration = Duration::from_millis(20);
@@ -50,7 +51,7 @@ impl Places {
 
     /// A place for a newcomer, or none if too many from there are being served. `limited` says whether its address counts.
     pub(super) async fn take(self: &Arc<Self>, address: IpAddr, limited: bool) -> Option<Place> {
-        let source = source(address);
+        let source = network::one_source(address);
         if limited {
             let from_there = self.guests().iter().filter(|guest| guest.source == source).count();
             if from_there >= self.per_source && !self.dismiss(|guest| guest.source == source) {
@@ -100,14 +101,6 @@ impl Drop for Place {
     }
 }
 
-/// What counts as one source: an IPv4 address, or the network of an IPv6 address, in which anybody has as many as they like.
-fn source(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
-        IpAddr::V4(address) => IpAddr::V4(address),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,14 +143,5 @@ mod tests {
         assert_eq!(newcomer.await.unwrap().guest.source, THERE);
         drop(served);
         places.empty().await;
-    }
-
-    #[test]
-    fn neighbours_in_a_network_are_one_source() {
-        let of = |text: &str| source(text.parse().unwrap());
-        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
-        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
-        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
-        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
     }
 }

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     io::Write as _,
     net::TcpListener,
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{MetadataExt as _, chown},
 };
 
 use crate::support::{PASSWORD, Place, Server, eventually, read};
@@ -207,12 +207,19 @@ fn a_key_encryption_key_that_is_not_right_is_refused_and_the_database_stays_as_i
     fs::remove_file(&kek).unwrap();
     refused("is missing");
     fs::write(&kek, &key).unwrap();
+    place.set_mode("keydesk-data/kek", 0o440);
+    let metadata = fs::metadata(&kek).unwrap();
+    let is_roots = (metadata.uid(), metadata.gid()) == (0, 0);
+    if is_roots {
+        chown(&kek, Some(65_534), None).unwrap();
+    }
+    refused("can be read by others (mode 0440)");
+    if is_roots {
+        chown(&kek, Some(0), None).unwrap();
+        assert_eq!(place.serve(&[OPENAI]).stop(), 0, "root's own: a credential from systemd");
+    }
     place.set_mode("keydesk-data/kek", 0o400);
     assert_eq!(place.serve(&[OPENAI]).stop(), 0, "the right one still opens it");
-    place.set_mode("keydesk-data/kek", 0o440);
-    if fs::metadata(&kek).unwrap().gid() == 0 {
-        assert_eq!(place.serve(&[OPENAI]).stop(), 0, "root's own group: a credential from systemd");
-    }
 }
 
 #[test]
