@@ -64,14 +64,6 @@ impl Location {
         name.into()
     }
 
-    /// Where the database is.
-    fn directory(&self) -> PathBuf {
-        match self.database.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
-            _ => PathBuf::from("."),
-        }
-    }
-
     /// Makes this process the only server of the desk, creating its directory if need be.
     pub fn lock(&self) -> Result<Lock, Error> {
         let directory = self.database.parent().unwrap_or(Path::new("."));
@@ -159,7 +151,7 @@ impl Location {
         write_private_file(&draft, "").map_err(|error| refuse("cannot create", &draft, &error))?;
         let store = Store::open(&draft, true).await?;
         insert_data_keys(&store, &kek, &surroundings).await?;
-        let app = App::assemble(store, &kek, settings, surroundings, self.directory()).await?;
+        let app = App::assemble(store, &kek, settings, surroundings).await?;
         app.settle_in(caller, admin_password).await?;
         app.close().await;
         fs::rename(&draft, &self.database)
@@ -180,7 +172,7 @@ impl Location {
         let kek = self.kek()?;
         self.check_untouched(&kek).await?;
         let store = Store::open(&self.database, false).await.map_err(|error| self.unusable(error))?;
-        App::assemble(store, &kek, settings, surroundings, self.directory()).await
+        App::assemble(store, &kek, settings, surroundings).await
     }
 
     /// Looks whether database and KEK belong together, without changing either.
@@ -233,7 +225,6 @@ impl App {
         kek: &Kek,
         settings: Settings,
         surroundings: Surroundings,
-        directory: PathBuf,
     ) -> Result<Self, Error> {
         let rows = keys::data_keys(&mut store.read().await?).await?;
         let rows: Vec<_> = rows.into_iter().map(|row| (row.id, row.purpose, row.wrapped)).collect();
@@ -258,7 +249,6 @@ impl App {
             limits: Limiters::new(settings.limits),
             book,
             unwritten: Unwritten::default(),
-            directory,
             filing: Filing::default(),
             surroundings,
             settings,

@@ -124,8 +124,6 @@ pub struct App {
     limits: limits::Limiters,
     book: book::Book,
     unwritten: alarms::Unwritten,
-    /// Where the database is.
-    directory: std::path::PathBuf,
     filing: book::Filing,
     surroundings: Surroundings,
     settings: Settings,

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::{App, Error, alarms::before, book::Work};
+use super::{App, Error, book::Work};
 use crate::{
     model::{Action, Alarm, AuditEvent, Id, Origin, Rule, Timestamp},
     store::outbox::{self, MessageRow, State},
@@ -169,9 +169,7 @@ impl App {
 
     async fn give_up(&self, work: &mut Work, message: &Outgoing, error: String) -> Result<(), Error> {
         let origin = Origin { source: "local".to_owned(), request_id: format!("msg_{}", message.id) };
-        let mut event =
-            AuditEvent::anonymous(&origin, Action::WebhookGiveUp).on(&message.about).failed(&error);
-        "keydesk".clone_into(&mut event.actor);
+        let event = AuditEvent::by_desk(&origin, Action::WebhookGiveUp).on(&message.about).failed(&error);
         work.record(event).await?;
         self.worry_about(work, message).await?;
         let (id, now) = (message.id, self.now());
@@ -196,7 +194,7 @@ impl App {
         let mut forgotten = 0;
         let mut tx = self.store.begin().await?;
         for destination in [Destination::Alarms, Destination::Checkpoints] {
-            let before = before(now, destination.remembered());
+            let before = now.minus(destination.remembered());
             let rows = outbox::forget_older(&mut tx, destination.as_str(), before, limit).await?;
             forgotten = rows.max(forgotten);
         }

@@ -1,16 +1,24 @@
-//! What a server does by itself: notice what other processes have changed, and forget what is over.
+//! What a server does by itself: notice what other processes have changed, keep the book, and forget what is over.
+//!
+//! Each of these goes at its own pace, so that a disk that hangs, or a book with years to remove, delays no other: above all
+//! not that a revocation at the command line is in force within a second.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::{App, Error};
-use crate::{
-    model::Timestamp,
-    store::{keys, throttles, token_families},
-};
+use crate::store::{keys, throttles, token_families};
 
 /// How often to look whether another process has changed something; a revocation elsewhere is in force within a second.
 const WATCH: Duration = Duration::from_millis(250);
-/// How often to write down how many were turned away.
+/// How often to write down how many were turned away, and to look whether a checkpoint is due.
 const SECOND: Duration = Duration::from_secs(1);
 /// How often to forget.
 const FORGET: Duration = Duration::from_mins(1);
@@ -20,38 +28,23 @@ const BATCH: i64 = 500;
 impl App {
     /// Runs until it is dropped.
     pub async fn upkeep(self: Arc<Self>) {
-        let mut watch = tokio::time::interval(WATCH);
-        watch.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let (mut seen, mut ticks) = (0, 0_u128);
-        loop {
-            watch.tick().await;
-            ticks += 1;
-            if let Err(error) = self.notice(&mut seen).await {
-                tracing::warn!(%error, "could not look for changes");
-            }
-            let second = ticks.is_multiple_of(SECOND.as_millis() / WATCH.as_millis());
-            if second && let Err(error) = self.record_shed().await {
-                tracing::warn!(%error, "could not write down what was turned away");
-            }
-            if second && let Err(error) = self.keep_checkpoints(false).await {
-                tracing::warn!(%error, "could not make a checkpoint of the book");
-            }
-            let due = ticks.is_multiple_of(FORGET.as_millis() / WATCH.as_millis());
-            if due && let Err(error) = self.forget().await {
-                tracing::warn!(%error, "could not clear what is over");
-            }
-            if due && let Err(error) = self.prune_book().await {
-                tracing::warn!(%error, "could not remove old events from the book");
-            }
-        }
+        let seen = AtomicI64::new(0);
+        tokio::join!(
+            every(WATCH, "could not look for changes", || self.notice(&seen)),
+            every(SECOND, "could not write down what was turned away", || self.record_shed()),
+            every(SECOND, "could not make a checkpoint of the book", || self.make_due_checkpoint(false)),
+            every(SECOND, "could not look which checkpoints are to be filed", || self.file_checkpoints()),
+            every(FORGET, "could not clear what is over", || self.forget()),
+            every(FORGET, "could not remove old events from the book", || self.prune_book()),
+        );
     }
 
     /// Reads the signing keys again if anything that decides access has changed.
-    async fn notice(&self, seen: &mut i64) -> Result<(), Error> {
+    async fn notice(&self, seen: &AtomicI64) -> Result<(), Error> {
         let revision = keys::revision(&mut self.store.read().await?).await?;
-        if revision != *seen {
+        if revision != seen.load(Ordering::Relaxed) {
             self.load_signing_keys().await?;
-            *seen = revision;
+            seen.store(revision, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -61,7 +54,7 @@ impl App {
         let now = self.now();
         self.limits.forget(now);
         // An access token can outlive its session's end by its own lifetime.
-        let over = Timestamp::from_micros(now.micros() - 3_600_000_000);
+        let over = now.minus(Duration::from_hours(1));
         loop {
             let mut tx = self.store.begin().await?;
             let sessions = token_families::forget_ended(&mut tx, over, BATCH).await?;
@@ -75,5 +68,17 @@ impl App {
         }
         self.forget_seen().await?;
         self.replace_old_signing_key().await
+    }
+}
+
+/// Does `work` again and again, and logs `failure` when it fails.
+async fn every<W: Future<Output = Result<(), Error>>>(period: Duration, failure: &str, work: impl Fn() -> W) {
+    let mut ticks = interval_at(Instant::now() + period, period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = work().await {
+            tracing::warn!(%error, "{failure}");
+        }
     }
 }

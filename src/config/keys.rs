@@ -400,6 +400,9 @@ pub const KEYS: &[Key] = &[
     LOG_LEVEL,
 ];
 
+/// Keys whose values are secrets, so that their variables have a `…_FILE` form as well.
+pub(super) const SECRET: &[&Key] = &[&ALERTS_WEBHOOK_URL, &AUDIT_CHECKPOINT_WEBHOOK_URL];
+
 /// The one of `known` that is most like `typed`, for people who mistyped it.
 pub(super) fn nearest(typed: &str, known: impl IntoIterator<Item = String>) -> String {
     known.into_iter().min_by_key(|name| distance(typed, name)).unwrap_or_default()

@@ -145,6 +145,7 @@ impl Layers {
         if let Some(text) = environment.text(DATABASE_URL)? {
             self.put(&keys::DATABASE_URL, text, Source::Variable(DATABASE_URL.to_owned()));
         }
+        self.read_secrets(environment)?;
         for name in environment.ours() {
             let value = environment.text(name)?.unwrap_or_default();
             if let Some(key) = KEYS.iter().find(|key| key.variable() == name) {
@@ -157,6 +158,20 @@ impl Layers {
                     "there is no setting {}; the nearest is {nearest}",
                     name.escape_debug()
                 )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Keys whose values may come in files, as other secrets do.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the layer holds texts; what is shown of them is cut by whoever checks them"
+    )]
+    fn read_secrets(&mut self, environment: &Environment) -> Result<(), Error> {
+        for key in keys::SECRET {
+            if let Some((variable, text)) = environment.secret(&key.variable())? {
+                self.put(key, text.expose(), Source::Variable(variable));
             }
         }
         Ok(())

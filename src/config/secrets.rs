@@ -1,4 +1,5 @@
-//! Secrets from the environment: the first admin's password, what webhooks are signed with, and what is imported.
+//! Secrets from the environment: the first admin's password, the URLs of webhooks and what they are signed with, and what is
+//! imported.
 //!
 //! Each can be given as `NAME`, or as `NAME_FILE` with the path of a file that holds it, which is how container platforms
 //! hand over secrets. Both at once is an error, because one of them would be silently ignored.
@@ -7,7 +8,7 @@ use std::{fs, io::Read as _, path::Path};
 
 use zeroize::Zeroizing;
 
-use super::{Environment, Error};
+use super::{Environment, Error, keys};
 use crate::{
     app::import::{Found, FoundKey},
     crypto::webhook::WebhookKey,
@@ -39,7 +40,9 @@ pub(super) fn names() -> impl Iterator<Item = String> {
     let providers = provider::KNOWN.iter().flat_map(|known| known.variables.iter().copied());
     providers
         .chain([ADMIN_PASSWORD, WEBHOOK_SECRET, SERVICE_API_KEY])
-        .flat_map(|name| [name.to_owned(), file_variable(name)])
+        .map(str::to_owned)
+        .chain(keys::SECRET.iter().map(|key| key.variable()))
+        .flat_map(|name| [file_variable(&name), name])
 }
 
 fn file_variable(name: &str) -> String {
@@ -72,7 +75,7 @@ impl Environment {
     }
 
     /// The secret that `name` or its `_FILE` gives, with the variable that gave it.
-    fn secret(&self, name: &str) -> Result<Option<(String, Secret)>, Error> {
+    pub(super) fn secret(&self, name: &str) -> Result<Option<(String, Secret)>, Error> {
         let in_file = file_variable(name);
         match (self.text(name)?, self.text(&in_file)?) {
             (None, None) => Ok(None),

@@ -402,6 +402,34 @@ fn a_webhook_url_is_shown_without_its_path() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "the test looks at what was read")]
+fn a_webhook_url_can_come_in_a_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("url");
+    std::fs::write(&path, "https://hooks.example.com/CANARY\n").unwrap();
+    let path = path.to_str().unwrap();
+    for name in ["KEYDESK_ALERTS__WEBHOOK_URL", "KEYDESK_AUDIT__CHECKPOINT_WEBHOOK_URL"] {
+        let in_file = format!("{name}_FILE");
+        let config = load_with("", &[(&in_file, path)]).unwrap();
+        let Alerts { webhook_url, checkpoint_webhook_url, .. } = &config.alerts;
+        let url = webhook_url.as_ref().or(checkpoint_webhook_url.as_ref()).unwrap();
+        assert_eq!(url.expose(), "https://hooks.example.com/CANARY");
+        let shown = config.values.iter().find(|value| value.key.variable() == name).unwrap();
+        assert_eq!(
+            (shown.text.as_str(), &shown.source),
+            ("https://hooks.example.com/…", &Source::Variable(in_file.clone()))
+        );
+        assert!(!format!("{config:?}").contains("CANARY"));
+        let both = refused("", &[(&in_file, path), (name, "https://hooks.example.com/CANARY")]);
+        assert!(both.contains("are both set") && !both.contains("CANARY"), "{both}");
+        std::fs::write(path, "ftp://CANARY").unwrap();
+        let wrong = refused("", &[(&in_file, path)]);
+        assert!(wrong.starts_with(&in_file) && !wrong.contains("CANARY"), "{wrong}");
+        std::fs::write(path, "https://hooks.example.com/CANARY").unwrap();
+    }
+}
+
+#[test]
 fn a_webhook_secret_is_checked_and_not_shown() {
     let refused =
         environment(&[("KEYDESK_ALERTS__WEBHOOK_SECRET", "SECRET")]).secrets().unwrap_err().to_string();

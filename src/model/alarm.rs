@@ -135,7 +135,7 @@ impl Rule {
             Self::BookFailure => Facts(
                 "book_failure",
                 Critical,
-                "No key is handed over until the book can be written again. Look at the disk and the log of the server.",
+                "While the book cannot be written, no key is handed over. Look at the disk and the log of the server.",
             ),
             Self::BookRecovery => Facts("book_recovery", Info, "Nothing to do: keys are handed over again."),
             Self::ForgedBook => Facts(

@@ -247,6 +247,11 @@ impl AuditEvent {
         }
     }
 
+    /// The desk did `action` by itself.
+    pub fn by_desk(origin: &Origin, action: Action) -> Self {
+        Self { actor: "keydesk".to_owned(), ..Self::anonymous(origin, action) }
+    }
+
     /// From here on the asker is known to be, or to claim to be, `principal`.
     pub fn is_by(&mut self, principal: &Principal, credential: CredentialKind) {
         self.principal = Some((principal.id, principal.kind));

@@ -62,60 +62,77 @@ pub struct Piece {
     pub to: i64,
 }
 
-/// The streams that have grown since they were read.
-pub async fn grown(db: &mut Connection, limit: i64) -> Result<Vec<Piece>, StoreError> {
-    let statement =
-        sql("select stream, watched, seq from audit_streams where watched < seq order by stream limit $1");
-    let read = |row: &Row<'_>| {
-        Ok(Piece { stream: row.id("stream")?, from: row.int("watched")?, to: row.int("seq")? })
-    };
-    db.all(statement.bind(limit), read).await
+/// The streams that have grown since they were read; `None` for a row that is malformed, which is a finding and no reason to
+/// read nothing.
+pub async fn grown(db: &mut Connection) -> Result<Vec<Option<Piece>>, StoreError> {
+    let statement = sql("select stream, watched, seq from audit_streams where watched < seq order by stream");
+    db.all(statement, |row| Ok(read_piece(row).ok())).await
 }
 
-/// The events of a piece, in order, but for successful key reads.
-pub async fn events(db: &mut Connection, piece: Piece) -> Result<Vec<SeenEvent>, StoreError> {
+fn read_piece(row: &Row<'_>) -> Result<Piece, StoreError> {
+    Ok(Piece { stream: row.id("stream")?, from: row.int("watched")?, to: row.int("seq")? })
+}
+
+/// Whether any stream is said to have been read, or to stand in a checkpoint, further than it goes.
+pub async fn is_ahead(db: &mut Connection) -> Result<bool, StoreError> {
+    let statement = sql("select seq from audit_streams where watched > seq or anchored > seq limit 1");
+    Ok(db.optional(statement, |row| row.int("seq")).await?.is_some())
+}
+
+/// Such streams are read on from their ends, and stand in the next checkpoint.
+pub async fn set_back(tx: &mut Tx) -> Result<(), StoreError> {
+    tx.execute(sql("update audit_streams set watched = seq where watched > seq")).await?;
+    tx.execute(sql("update audit_streams set anchored = 0 where anchored > seq")).await.map(drop)
+}
+
+/// The events of a piece, in order, but for successful key reads; `None` for one that is malformed.
+pub async fn events(db: &mut Connection, piece: Piece) -> Result<Vec<Option<SeenEvent>>, StoreError> {
     let statement = sql(
         "select at, action, outcome, actor, principal_id, principal_kind, object, source, request_id, reason \
                          from audit_events where stream = $1 and seq > $2 and seq <= $3 \
                          and not (action = 'llm_keys.read' and outcome = 'allowed') order by seq",
     );
-    let read = |row: &Row<'_>| {
-        Ok(SeenEvent {
-            at: row.time("at")?,
-            action: row.text("action")?,
-            outcome: row.text("outcome")?,
-            actor: row.text("actor")?,
-            principal_id: row.maybe_id("principal_id")?,
-            principal_kind: row.maybe_text("principal_kind")?,
-            object: row.maybe_text("object")?,
-            source: row.text("source")?,
-            request_id: row.text("request_id")?,
-            reason: row.maybe_text("reason")?,
-        })
-    };
-    db.all(statement.bind(piece.stream).bind(piece.from).bind(piece.to), read).await
+    let statement = statement.bind(piece.stream).bind(piece.from).bind(piece.to);
+    db.all(statement, |row| Ok(read_event(row).ok())).await
 }
 
-/// The successful key reads of a piece, counted.
-pub async fn reads(db: &mut Connection, piece: Piece) -> Result<Vec<SeenReads>, StoreError> {
+fn read_event(row: &Row<'_>) -> Result<SeenEvent, StoreError> {
+    Ok(SeenEvent {
+        at: row.time("at")?,
+        action: row.text("action")?,
+        outcome: row.text("outcome")?,
+        actor: row.text("actor")?,
+        principal_id: row.maybe_id("principal_id")?,
+        principal_kind: row.maybe_text("principal_kind")?,
+        object: row.maybe_text("object")?,
+        source: row.text("source")?,
+        request_id: row.text("request_id")?,
+        reason: row.maybe_text("reason")?,
+    })
+}
+
+/// The successful key reads of a piece, counted; `None` where they are malformed.
+pub async fn reads(db: &mut Connection, piece: Piece) -> Result<Vec<Option<SeenReads>>, StoreError> {
     let statement = sql(
         "select principal_id, max(principal_kind) as kind, max(actor) as actor, source, at / 3600000000 as hour, \
                          count(*) as reads, min(at) as at, max(request_id) as request_id from audit_events \
                          where stream = $1 and seq > $2 and seq <= $3 and action = 'llm_keys.read' and outcome = 'allowed' \
                          and principal_id is not null group by principal_id, source, at / 3600000000",
     );
-    let read = |row: &Row<'_>| {
-        Ok(SeenReads {
-            principal_id: row.id("principal_id")?,
-            who: format!("{}:{}", row.text("kind")?, row.text("actor")?),
-            source: row.text("source")?,
-            hour: row.int("hour")?,
-            reads: row.int("reads")?,
-            at: row.time("at")?,
-            request_id: row.text("request_id")?,
-        })
-    };
-    db.all(statement.bind(piece.stream).bind(piece.from).bind(piece.to), read).await
+    let statement = statement.bind(piece.stream).bind(piece.from).bind(piece.to);
+    db.all(statement, |row| Ok(read_reads(row).ok())).await
+}
+
+fn read_reads(row: &Row<'_>) -> Result<SeenReads, StoreError> {
+    Ok(SeenReads {
+        principal_id: row.id("principal_id")?,
+        who: format!("{}:{}", row.text("kind")?, row.text("actor")?),
+        source: row.text("source")?,
+        hour: row.int("hour")?,
+        reads: row.int("reads")?,
+        at: row.time("at")?,
+        request_id: row.text("request_id")?,
+    })
 }
 
 /// Remembers that a piece was read. Tells whether it had not been: of two processes that read the same events, one goes on.

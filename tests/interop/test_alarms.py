@@ -2,6 +2,7 @@
 
 import base64
 import datetime
+import fcntl
 import ipaddress
 import json
 import os
@@ -446,6 +447,29 @@ def test_checkpoints_arrive_elsewhere_and_suffice_to_show_a_book_that_was_cut(fr
                 "delete from audit_events where stream not in first; delete from audit_streams where stream not in first")
         verified = verify()
         assert verified.returncode != 0 and "missing" in verified.stdout + verified.stderr, verified.stdout
+
+
+def test_a_checkpoint_file_that_hangs_is_told_of_and_delays_no_revocation(fresh):
+    """As on a network file system whose server has gone: the call does not fail, it does not return."""
+    with Receiver() as receiver:
+        desk = fresh(**webhook(receiver, KEYDESK_ALERTS__WEBHOOK_SECRET=new_secret())).start()
+        assert eventually(lambda: (desk.data / "audit.checkpoints").exists(), 10)
+        desk.stop()
+        with (desk.data / "audit.checkpoints").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # A checkpoint is due at once.
+            with sqlite3.connect(desk.data / "keydesk.db") as database:
+                database.execute("update audit_checkpoints set at = 0")
+            desk.start()
+            ready = lambda: requests.get(f"{desk.url}/health/ready", timeout=30).json()["checks"]["checkpoints"]
+            assert eventually(lambda: ready() == "failing", 20)
+            assert wait_for(receiver, "checkpoint_failure")
+            kids = lambda: {key["kid"] for key in requests.get(f"{desk.url}/.well-known/jwks.json", timeout=30).json()["keys"]}
+            before = kids()
+            desk.cli("signing-key", "rotate", "--emergency")
+            assert eventually(lambda: not before & kids(), 2), "what another process has revoked is noticed"
+        assert eventually(lambda: ready() == "ok", 10), "and is written when the disk answers again"
+        assert desk.stop() == 0
 
 
 def test_no_secret_is_in_a_message_or_a_log(fresh):

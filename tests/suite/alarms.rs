@@ -195,6 +195,41 @@ async fn a_book_that_was_changed_is_told_of_when_it_is_verified() {
     assert!(alarms.len() == 1 && alarms[0].severity == "critical", "{alarms:?}");
 }
 
+/// Who can write the database cannot blind the rules with a row that they cannot read.
+#[tokio::test]
+async fn a_malformed_event_is_told_of_and_what_comes_behind_it_is_read() {
+    let desk = Desk::furnished().await;
+    let mut watch = watch(&desk).await;
+    let alice = Asker::new(&desk, desk.login("alice").await);
+    let key = api_key(&desk, "alice", "llm-keys:read").await;
+    assert_eq!(desk.get("/llm-keys").bearer_auth(&key).send().await.unwrap().status(), 200);
+    let forge = "drop trigger audit_events_are_not_changed; \
+                 update audit_events set principal_id = x'0102030405' where principal_id is not null";
+    sqlx::raw_sql(forge).execute(&mut desk.database().await).await.unwrap();
+    assert_eq!(alice.get("/admin/users").await.0, 403);
+    watch.round().await;
+    assert_eq!(subjects(&desk, "forged_book").await, ["an event"]);
+    assert_eq!(subjects(&desk, "denied_administration").await, ["user:alice"]);
+    watch.round().await;
+    assert_eq!(raised(&desk, "forged_book").await.len(), 1, "once");
+}
+
+#[tokio::test]
+async fn rules_that_were_made_to_pass_over_the_book_are_set_back_and_that_is_told_of() {
+    let desk = Desk::furnished().await;
+    let alice = Asker::new(&desk, desk.login("alice").await);
+    let forge = "update audit_streams set watched = 9000000000000000000, anchored = 9000000000000000000";
+    sqlx::query(forge).execute(&mut desk.database().await).await.unwrap();
+    let mut watch = watch(&desk).await;
+    assert_eq!(subjects(&desk, "forged_book").await, ["places"]);
+    assert_eq!(alice.get("/admin/users").await.0, 403);
+    watch.round().await;
+    assert_eq!(subjects(&desk, "denied_administration").await, ["user:alice"]);
+    let mut database = desk.database().await;
+    let ahead = "select count(*) from audit_streams where watched > seq or anchored > seq";
+    assert_eq!(sqlx::query_scalar::<_, i64>(ahead).fetch_one(&mut database).await.unwrap(), 0);
+}
+
 #[tokio::test]
 async fn what_is_about_to_expire_is_told_of_once_a_day() {
     let desk = Desk::furnished().await;

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use super::tail::before;
 use crate::{
     app::Error,
     model::{Action, Alarm, Rule, Timestamp, network},
@@ -42,7 +41,7 @@ pub(super) async fn alarms(tx: &mut Tx, events: &[SeenEvent]) -> Result<Vec<Alar
     for event in
         events.iter().filter(|event| event.action == Action::TokenIssue.as_str() && event.outcome == "denied")
     {
-        let since = before(event.at, WINDOW);
+        let since = event.at.minus(WINDOW);
         let wrong = event.reason.as_deref().is_some_and(|reason| WRONG.contains(&reason));
         if let (true, Some(source)) = (wrong, network::around(&event.source, 32, 64)) {
             let (who, actor) = (event.who(), &event.actor);
@@ -78,5 +77,5 @@ pub(super) async fn alarms(tx: &mut Tx, events: &[SeenEvent]) -> Result<Vec<Alar
 
 /// Older marks are not counted.
 pub(super) fn forget_before(now: Timestamp) -> Timestamp {
-    before(now, WINDOW)
+    now.minus(WINDOW)
 }

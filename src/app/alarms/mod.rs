@@ -16,7 +16,6 @@ mod watch;
 
 use std::time::Duration;
 
-pub(super) use tail::before;
 pub(super) use unwritten::Unwritten;
 pub use watch::Watch;
 
@@ -80,8 +79,7 @@ impl App {
         if last.is_some_and(|last| within(alarm.rule.window(), last, self.now())) {
             return Ok(false);
         }
-        let mut event = AuditEvent::anonymous(&origin_of(alarm), Action::AlarmRaise);
-        "keydesk".clone_into(&mut event.actor);
+        let event = AuditEvent::by_desk(&origin_of(alarm), Action::AlarmRaise);
         self.write_alarm(work, event, alarm, self.alarm_message(alarm)).await?;
         tracing::warn!(rule = alarm.rule.as_str(), subject = alarm.subject, "alarm: {}", alarm.summary);
         Ok(true)
@@ -108,8 +106,7 @@ impl App {
         }
         let mut work = self.book.begin().await?;
         for (alarm, message) in unwritten.iter() {
-            let mut event = AuditEvent::anonymous(&origin_of(alarm), Action::AlarmRaise);
-            "keydesk".clone_into(&mut event.actor);
+            let event = AuditEvent::by_desk(&origin_of(alarm), Action::AlarmRaise);
             self.write_alarm(&mut work, event, alarm, message.clone()).await?;
         }
         work.commit().await?;

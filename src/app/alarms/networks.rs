@@ -3,7 +3,6 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::tail::before;
 use crate::{
     app::Error,
     model::{Alarm, Rule, Timestamp, network},
@@ -56,10 +55,10 @@ pub(super) async fn alarms(
     for ((principal, network), Seen { who, source, at, request_id }) in seen {
         let known = alarms::networks(tx, principal).await?;
         let last = known.iter().find(|(other, _)| *other == network).map(|(_, last)| *last);
-        if last.is_none_or(|last| last < before(at, PRECISION)) {
+        if last.is_none_or(|last| last < at.minus(PRECISION)) {
             alarms::remember_network(tx, principal, &network, at, MOST).await?;
         }
-        let is_new = last.is_none_or(|last| last < before(at, REMEMBERED));
+        let is_new = last.is_none_or(|last| last < at.minus(REMEMBERED));
         if is_new && !known.is_empty() {
             let summary = format!("{who} came from {network} for the first time in ninety days ({source})");
             let alarm = Alarm::new(Rule::NewNetwork, format!("{who} from {network}"), summary);
@@ -71,5 +70,5 @@ pub(super) async fn alarms(
 
 /// Networks seen last before this are new again.
 pub(super) fn forget_before(now: Timestamp) -> Timestamp {
-    before(now, REMEMBERED)
+    now.minus(REMEMBERED)
 }

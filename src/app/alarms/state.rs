@@ -1,9 +1,9 @@
 //! Rules over the state of the desk: the disk, the clock, what is about to expire.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use crate::{
-    app::{App, Error},
+    app::{App, Error, disk::Disk},
     model::{Alarm, Rule, Timestamp},
     store::provider_keys,
 };
@@ -15,16 +15,10 @@ const DRIFT: Duration = Duration::from_mins(5);
 /// How long before its end something is about to expire.
 const SOON: Duration = Duration::from_hours(14 * 24);
 
-/// The bytes that are free and that there are, where `path` is. `None` if the file system does not say.
-pub(super) fn free_space(path: &Path) -> Option<(u64, u64)> {
-    let found = rustix::fs::statvfs(path).ok()?;
-    Some((found.f_bavail.saturating_mul(found.f_frsize), found.f_blocks.saturating_mul(found.f_frsize)))
-}
-
 /// The disk is nearly full.
-pub(super) fn disk_space(free: u64, total: u64) -> Option<Alarm> {
-    let percent = free.saturating_mul(100).checked_div(total)?;
-    let scarce = free < total / FREE_SHARE;
+pub(super) fn disk_space(Disk { size, free }: Disk) -> Option<Alarm> {
+    let percent = free.saturating_mul(100).checked_div(size)?;
+    let scarce = free < size / FREE_SHARE;
     let summary = format!("{percent} % of the disk of the data directory are free ({} MB)", free / 1_000_000);
     scarce.then(|| Alarm::new(Rule::DiskSpace, "disk", summary))
 }

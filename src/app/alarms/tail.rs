@@ -6,44 +6,69 @@
 use super::{guessing, incidents, networks, reads};
 use crate::{
     app::{App, Error},
-    model::Timestamp,
+    model::{Alarm, Rule},
     store::alarms::{self, Piece, SeenEvent},
 };
 
-/// How many events are read at a time, and of how many streams.
+/// How many events are read at a time.
 const BATCH: i64 = 2000;
-const STREAMS: i64 = 20;
 
 impl App {
-    /// Reads a piece of each stream that has grown. Tells whether there may be more.
+    /// Reads a piece of each stream that has grown. Tells whether there may be more. A stream that cannot be read does not
+    /// keep the rules from the others.
     pub(super) async fn read_on(&self) -> Result<bool, Error> {
         let mut more = false;
-        let grown = alarms::grown(&mut self.store.read().await?, STREAMS).await?;
+        let mut result = Ok(());
+        let grown = alarms::grown(&mut self.store.read().await?).await?;
         for piece in grown {
-            let end = piece.to.min(piece.from + BATCH);
-            more |= end < piece.to;
-            self.judge(Piece { to: end, ..piece }).await?;
+            let Some(piece) = piece else {
+                self.raise(malformed("a stream")).await;
+                continue;
+            };
+            let end = piece.to.min(piece.from.saturating_add(BATCH));
+            match self.judge(Piece { to: end, ..piece }).await {
+                Ok(()) => more |= end < piece.to,
+                Err(error) => result = Err(error),
+            }
         }
-        Ok(more)
+        result.map(|()| more)
     }
 
     async fn judge(&self, piece: Piece) -> Result<(), Error> {
         // What is written stays as it is, so it can be read before the one writer is asked for.
         let mut db = self.store.read().await?;
-        let events = alarms::events(&mut db, piece).await?;
-        let reads = alarms::reads(&mut db, piece).await?;
+        let (events, reads) = (alarms::events(&mut db, piece).await?, alarms::reads(&mut db, piece).await?);
         drop(db);
+        let rows = events.len() + reads.len();
+        let events: Vec<_> = events.into_iter().flatten().collect();
+        let reads: Vec<_> = reads.into_iter().flatten().collect();
         let mut work = self.book.begin().await?;
         if !alarms::advance(&mut work, piece).await? {
             return Ok(());
         }
         let mut found: Vec<_> = events.iter().filter_map(incidents::alarm).collect();
+        if events.len() + reads.len() < rows {
+            found.push(malformed("an event"));
+        }
         found.extend(guessing::alarms(&mut work, &events).await?);
         found.extend(networks::alarms(&mut work, &events, &reads).await?);
         found.extend(reads::alarms(&mut work, &reads).await?);
         for alarm in &found {
             self.raise_in(&mut work, alarm).await?;
         }
+        Ok(work.commit().await?)
+    }
+
+    /// Whether the rules, or the checkpoints, claim to have read further than the book goes, which would keep them from what
+    /// is to come. Then they go on from its end.
+    pub(super) async fn look_at_places(&self) -> Result<(), Error> {
+        if !alarms::is_ahead(&mut self.store.read().await?).await? {
+            return Ok(());
+        }
+        let mut work = self.book.begin().await?;
+        alarms::set_back(&mut work).await?;
+        let summary = "the rules or the checkpoints were made to pass over events of the book";
+        self.raise_in(&mut work, &Alarm::new(Rule::ForgedBook, "places", summary)).await?;
         Ok(work.commit().await?)
     }
 
@@ -57,10 +82,10 @@ impl App {
     }
 }
 
-/// The moment `length` before `now`.
-pub(in crate::app) fn before(now: Timestamp, length: std::time::Duration) -> Timestamp {
-    let micros = i64::try_from(length.as_micros()).unwrap_or(i64::MAX);
-    Timestamp::from_micros(now.micros().saturating_sub(micros))
+/// A row that Keydesk has not written like this.
+fn malformed(what: &str) -> Alarm {
+    let summary = format!("{what} of the book has a form in which Keydesk writes none, and is not looked at");
+    Alarm::new(Rule::ForgedBook, what, summary)
 }
 
 impl SeenEvent {

@@ -16,6 +16,8 @@ const SECOND: Duration = Duration::from_secs(1);
 /// How many rounds there are between looks at the disk, and at the keys.
 const DISK: u64 = 10;
 const KEYS: u64 = 60;
+/// For how many rounds on end the rules may be unable to read the book.
+const PATIENCE: u64 = 10;
 
 /// What the watch remembers from one round to the next.
 #[derive(Debug)]
@@ -25,6 +27,8 @@ pub struct Watch {
     /// What both clocks said in the last round.
     clocks: (Timestamp, Instant),
     book_failed: bool,
+    /// For how many rounds the book could not be read.
+    unread: u64,
     certificates_refused: u64,
 }
 
@@ -32,7 +36,7 @@ impl Watch {
     /// Begins now.
     pub fn new(app: Arc<App>) -> Self {
         let clocks = (app.now(), Instant::now());
-        Self { app, rounds: 0, clocks, book_failed: false, certificates_refused: 0 }
+        Self { app, rounds: 0, clocks, book_failed: false, unread: 0, certificates_refused: 0 }
     }
 
     /// Goes round for ever.
@@ -48,9 +52,7 @@ impl Watch {
     /// One round. What cannot be done now is done in the next one.
     pub async fn round(&mut self) {
         self.look_at_book().await;
-        if let Err(error) = self.catch_up().await {
-            tracing::debug!(%error, "the rules cannot read the book at this moment");
-        }
+        self.read_book().await;
         self.look_at_clock().await;
         self.look_at_certificate().await;
         if !self.app.filing.works() {
@@ -59,6 +61,9 @@ impl Watch {
         }
         if self.rounds.is_multiple_of(DISK) {
             self.look_at_disk().await;
+            if let Err(error) = self.app.look_at_places().await {
+                tracing::debug!(%error, "cannot look how far the book was read");
+            }
         }
         if self.rounds.is_multiple_of(KEYS)
             && let Err(error) = self.look_at_keys().await
@@ -66,6 +71,21 @@ impl Watch {
             tracing::debug!(%error, "cannot look at the keys");
         }
         self.rounds += 1;
+    }
+
+    /// A book that the rules cannot read for long is told of, because nothing that is in it is.
+    async fn read_book(&mut self) {
+        let Err(error) = self.catch_up().await else {
+            self.unread = 0;
+            return;
+        };
+        tracing::debug!(%error, "the rules cannot read the book at this moment");
+        self.unread += 1;
+        if self.unread >= PATIENCE && !self.book_failed {
+            tracing::warn!(%error, "the rules cannot read the book");
+            let summary = "the alarm rules cannot read the book: what is written in it is not looked at";
+            self.raise(Alarm::new(Rule::BookFailure, "rules", summary)).await;
+        }
     }
 
     /// Reads on until there is nothing new.
@@ -121,11 +141,11 @@ impl Watch {
     }
 
     async fn look_at_disk(&mut self) {
-        let path = self.app.directory.clone();
+        let app = Arc::clone(&self.app);
         // Asked on a thread of its own: a network file system may take its time.
-        let free = tokio::task::spawn_blocking(move || state::free_space(&path)).await;
-        if let Ok(Some((free, total))) = free
-            && let Some(alarm) = state::disk_space(free, total)
+        let disk = tokio::task::spawn_blocking(move || app.disk()).await;
+        if let Ok(Some(disk)) = disk
+            && let Some(alarm) = state::disk_space(disk)
         {
             self.raise(alarm).await;
         }

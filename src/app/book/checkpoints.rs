@@ -8,7 +8,10 @@ use std::{
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -28,12 +31,15 @@ use crate::{
 const EVENTS: i64 = 1_000;
 /// or when there are any and so much time has passed.
 const INTERVAL: Duration = Duration::from_mins(1);
+/// How long the file may take until that counts as a failure.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How much of the end of the file is looked at for its last line.
 const TAIL: u64 = 4 * 1024 * 1024;
 
 /// The checkpoint file.
 #[derive(Debug, Default)]
 pub(in crate::app) struct Filing {
+    turn: Arc<tokio::sync::Mutex<()>>,
     failing: AtomicBool,
 }
 
@@ -44,14 +50,14 @@ impl Filing {
     }
 
     /// Remembers how it went, and tells the operator when that changes.
-    fn went(&self, path: &Path, result: &Result<(), Error>) {
+    fn went<T>(&self, path: &Path, result: &io::Result<T>) {
         let failed_before = self.failing.swap(result.is_err(), Ordering::Relaxed);
         match result {
             Err(error) if !failed_before => tracing::error!(
                 file = %path.display(), %error,
                 "a checkpoint of the book cannot be written; it is tried again until it can"
             ),
-            Ok(()) if failed_before => {
+            Ok(_) if failed_before => {
                 tracing::info!(file = %path.display(), "checkpoints of the book are written again");
             }
             _ => {}
@@ -63,20 +69,21 @@ impl App {
     /// Makes a checkpoint if one is due, or, at the `last` moment, if there is anything new; and writes to the file what
     /// does not stand there yet.
     pub async fn keep_checkpoints(&self, last: bool) -> Result<(), Error> {
+        self.make_due_checkpoint(last).await?;
+        self.file_checkpoints().await
+    }
+
+    /// Makes a checkpoint if one is due, or, at the `last` moment, if there is anything new.
+    pub(in crate::app) async fn make_due_checkpoint(&self, last: bool) -> Result<(), Error> {
         let mut db = self.store.read().await?;
-        let rows = audit_checkpoints::checkpoints(&mut db).await?;
+        let since = audit_checkpoints::checkpoints(&mut db).await?.last().map(|row| row.at);
         let grown: i64 =
             audit_streams::to_anchor(&mut db).await?.iter().map(|row| row.head.seq - row.anchored).sum();
         drop(db);
-        let since = rows.last().map(|row| row.at);
         let is_time = last || since.is_none_or(|at| at.plus(INTERVAL) <= self.now());
         if grown >= EVENTS || (grown > 0 && is_time) {
             self.make_checkpoint().await?;
-        } else if rows.iter().all(|row| row.filed_at.is_some()) {
-            return Ok(());
         }
-        let result = self.file_checkpoints().await;
-        self.filing.went(&self.settings.audit.checkpoint_file, &result);
         Ok(())
     }
 
@@ -130,14 +137,17 @@ impl App {
         Ok(outbox::insert(tx, self.new_message(Destination::Checkpoints, body.to_string())).await?)
     }
 
-    /// Appends to the file what does not stand there yet.
-    async fn file_checkpoints(&self) -> Result<(), Error> {
+    /// Appends to the file what does not stand there yet. What cannot be written is no error here: it is tried again.
+    pub(in crate::app) async fn file_checkpoints(&self) -> Result<(), Error> {
+        let turn = Arc::clone(&self.filing.turn).lock_owned().await;
         let rows = audit_checkpoints::checkpoints(&mut self.store.read().await?).await?;
         let rows: Vec<CheckpointRow> = rows.into_iter().filter(|row| row.filed_at.is_none()).collect();
         let Some(newest) = rows.last().map(|row| row.seq) else { return Ok(()) };
         let path = self.settings.audit.checkpoint_file.clone();
         let keys = self.keyring.audit();
-        let appended = tokio::task::spawn_blocking(move || {
+        let mut appending = tokio::task::spawn_blocking(move || {
+            // Kept also if nobody waits any more: two that append at a time would write lines twice.
+            let _turn = turn;
             let previous = |jws: &str| {
                 keys.signer()
                     .verify::<Checkpoint>(Statement::Checkpoint, jws)
@@ -145,8 +155,20 @@ impl App {
             };
             append(&path, &rows, rows.first().and_then(|row| previous(&row.jws)))
         });
-        let appended = appended.await.map_err(Error::internal)?;
-        let follows = appended.map_err(|error| Error::Unavailable(error.into()))?;
+        let file = &self.settings.audit.checkpoint_file;
+        let appended = if let Ok(appended) = tokio::time::timeout(PATIENCE, &mut appending).await {
+            appended
+        } else {
+            // There is no way to end it, and no use in a second thread that hangs as well.
+            self.filing.went::<bool>(
+                file,
+                &Err(io::Error::new(io::ErrorKind::TimedOut, "the disk does not answer")),
+            );
+            appending.await
+        };
+        let appended = appended.map_err(Error::internal)?;
+        self.filing.went(file, &appended);
+        let Ok(follows) = appended else { return Ok(()) };
         remember_filed(&self.store, newest, self.now()).await?;
         if !follows {
             self.raise_forgery("the file of checkpoints does not end with the one before the newest").await;

@@ -4,8 +4,6 @@
 //! removed comes a signed record from which the chain goes on. The removal is an event itself. Every MAC is computed again
 //! before: the record must not vouch for what somebody has changed, least of all for the times that say what is old.
 
-use std::time::Duration;
-
 use super::{
     Work,
     evidence::Evidence,
@@ -33,7 +31,7 @@ impl App {
     /// Removes what is older than the book's retention.
     pub async fn prune_book(&self) -> Result<(), Error> {
         let Some(retention) = self.settings.audit.retention else { return Ok(()) };
-        while self.prune_batch(before(self.now(), retention)).await? {}
+        while self.prune_batch(self.now().minus(retention)).await? {}
         Ok(())
     }
 
@@ -153,9 +151,4 @@ fn genuine<'r>(keys: &AuditKeys, row: &'r ChainRow, before: Head, old: i64) -> O
         (None, _) => event.seq <= old,
     };
     (event.seq == before.seq + 1 && is_genuine).then_some(event)
-}
-
-fn before(now: Timestamp, retention: Duration) -> Timestamp {
-    let micros = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX);
-    Timestamp::from_micros(now.micros().saturating_sub(micros))
 }
