@@ -79,7 +79,7 @@ impl App {
     }
 
     /// Writes down how many were turned away since the last time that this could be written.
-    pub(super) async fn record_shed(&self) -> Result<(), Error> {
+    pub async fn record_shed(&self) -> Result<(), Error> {
         let Shed { busy, throttled, unavailable, unnamed, .. } = &self.shed;
         let counters =
             [(busy, "busy"), (throttled, "throttled"), (unavailable, "unavailable"), (unnamed, "refused")];

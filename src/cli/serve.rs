@@ -89,6 +89,7 @@ pub(super) async fn run(config: &Config, environment: Environment) -> Result<(),
         // To the very end, so that the end can be watched.
         tokio::spawn(vital("metrics", http::serve_metrics(metrics, Arc::clone(&app))));
     }
+    let upkeep = tokio::spawn(vital("upkeep", Arc::clone(&app).upkeep()));
     tokio::spawn(vital("alarms", Watch::new(Arc::clone(&app)).run()));
     for endpoint in endpoints {
         tokio::spawn(vital("webhook", endpoint.run(Arc::clone(&app))));
@@ -100,7 +101,13 @@ pub(super) async fn run(config: &Config, environment: Environment) -> Result<(),
         connections_per_source: config.connections_per_source,
     };
     let stop = signals.stop(Arc::clone(&app), config.drain_delay);
-    until_stopped(http::serve(listener, Arc::clone(&app), options, stop), &app, &caller).await
+    let serving = async {
+        let served = http::serve(listener, Arc::clone(&app), options, stop).await;
+        // Nothing is written behind the last event.
+        upkeep.abort();
+        served
+    };
+    until_stopped(serving, &app, &caller).await
 }
 
 /// The certificate, if the server is to speak TLS.

@@ -146,7 +146,6 @@ pub async fn serve(
         &document,
     );
     let mut beside = JoinSet::new();
-    beside.spawn(vital("upkeep", Arc::clone(&app).upkeep()));
     if let Some(tls) = &options.tls {
         beside.spawn(vital("certificate", Arc::clone(tls).follow(app, Arc::clone(&options.reload))));
     }

@@ -104,6 +104,15 @@ impl Desk {
 
     /// A desk with other settings.
     pub(crate) async fn open_with(change: impl Fn(&mut Settings)) -> Self {
+        Self::assemble(change, true).await
+    }
+
+    /// One that does nothing by itself: what upkeep would do at its time, the test does at its own.
+    pub(crate) async fn open_still(change: impl Fn(&mut Settings)) -> Self {
+        Self::assemble(change, false).await
+    }
+
+    async fn assemble(change: impl Fn(&mut Settings), upkeep: bool) -> Self {
         let directory = TempDir::new().unwrap();
         let location = Location {
             database: directory.path().join("keydesk.db"),
@@ -125,10 +134,12 @@ impl Desk {
         let (stop, stopped) = oneshot::channel::<()>();
         let served = Arc::clone(&app);
         tokio::spawn(async move {
-            keydesk::http::serve(listener, served, keydesk::http::Options::default(), async {
-                drop(stopped.await);
-            })
-            .await
+            let stop = async { drop(stopped.await) };
+            let options = keydesk::http::Options::default();
+            tokio::select! {
+                served = keydesk::http::serve(listener, Arc::clone(&served), options, stop) => served.unwrap(),
+                () = served.upkeep(), if upkeep => {}
+            }
         });
         Self { app, clock, url, http: Client::new(), directory, _stop: stop }
     }
