@@ -3,6 +3,8 @@
 //! One connection writes (SQLite has one writer anyway, and queueing for it here is fairer than its busy handler), a few
 //! read. `synchronous=FULL`: with `NORMAL`, acknowledged transactions are lost at a power cut.
 
+mod integrity;
+
 use std::{fs, io, ops, path::Path, sync::Arc, time::Duration};
 
 use sqlx::{
@@ -332,13 +334,6 @@ impl Connection {
         let span = span(statement.text);
         let row = statement.query().fetch_optional(self.sqlite()).instrument(span).await?;
         row.as_ref().map(|row| read(&Row(row))).transpose()
-    }
-
-    /// What is wrong with a table or its indexes, if anything is: an index that does not lead to every row hides some.
-    pub async fn damage(&mut self, table: &'static str) -> Result<Option<String>, StoreError> {
-        let check = sql("select integrity_check as damage from pragma_integrity_check($1)").bind(table);
-        let found = self.optional(check, |row| row.text("damage")).await?;
-        Ok(found.filter(|damage| damage != "ok"))
     }
 
     /// Whether the database can be read at this moment.

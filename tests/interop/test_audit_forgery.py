@@ -185,8 +185,9 @@ def test_the_last_ones_deleted_and_every_checkpoint_with_them(original, book):
     with book.forging() as connection:
         connection.execute("delete from audit_events where stream = ? and seq > ?", (original.stream, original.length - 3))
         put_head(connection, original.stream)
-        report = book.report()
-        assert {fault["kind"] for fault in report["faults"]} == {"checkpoint", "head"}
+    report = book.report()
+    assert {fault["kind"] for fault in report["faults"]} == {"checkpoint", "head"}
+    with book.forging() as connection:
         connection.execute("delete from audit_checkpoints")
     assert book.fault()["kind"] == "head"
     fault = book.fault("--checkpoints", str(copy))
@@ -364,6 +365,26 @@ def test_a_stream_that_was_looked_at_further_than_it_goes(original, book, column
         connection.execute(f"update audit_streams set {column} = 9000000000000000000 where stream = ?", (original.stream,))
     fault = book.fault()
     assert (fault["kind"], fault["stream"]) == ("head", name(original.stream)), fault
+
+
+def test_a_stream_whose_checkpoints_were_suppressed(original, book):
+    assert book.run("project", "add", "later").returncode == 0
+    with book.forging() as connection:
+        stream = connection.execute("select stream from audit_streams where anchored = 0").fetchone()["stream"]
+        connection.execute("update audit_streams set anchored = seq where stream = ?", (stream,))
+    fault = book.fault()
+    assert (fault["kind"], fault["stream"]) == ("head", name(stream)), fault
+
+
+@pytest.mark.parametrize("sql, what", [
+    ("create trigger keep after update on audit_streams begin update audit_streams set anchored = seq; end", "trigger keep"),
+    ("drop trigger audit_events_are_not_changed", "trigger audit_events_are_not_changed"),
+    ("create view audit as select * from audit_events", "view audit"),
+])
+def test_rules_of_the_database_that_are_not_ours(original, book, sql, what):
+    with contextlib.closing(sqlite3.connect(book.database, isolation_level=None)) as connection:
+        connection.execute(sql)
+    assert f"{what} is not the one" in book.fault()["what"]
 
 
 def before_the_chain(book):

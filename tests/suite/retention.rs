@@ -106,10 +106,12 @@ async fn a_checkpoint_comes_after_a_minute_or_a_thousand_events_and_never_withou
 
 /// Runs SQL that the triggers would refuse, as somebody does who has the database.
 async fn forge(desk: &Desk, sql: &'static str) {
-    let drop = "drop trigger if exists audit_events_are_not_changed;";
     let mut database = desk.database().await;
-    sqlx::raw_sql(drop).execute(&mut database).await.unwrap();
+    let rule = "select sql from sqlite_schema where name = 'audit_events_are_not_changed'";
+    let rule: String = sqlx::query_scalar(rule).fetch_one(&mut database).await.unwrap();
+    sqlx::raw_sql("drop trigger audit_events_are_not_changed").execute(&mut database).await.unwrap();
     sqlx::raw_sql(sql).execute(&mut database).await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(rule)).execute(&mut database).await.unwrap();
 }
 
 #[tokio::test]
@@ -157,4 +159,64 @@ async fn one_stream_that_cannot_be_pruned_does_not_keep_the_others() {
     let left = desk.events().await;
     assert!(left.iter().all(|event| event.action != "server.start"), "{}", left.len());
     assert_eq!(left.iter().filter(|event| event.actor == "mallory").count(), 1_100);
+}
+
+/// Makes of what was written so far what a version without a chain would have left.
+const BEFORE_THE_CHAIN: &str = "update audit_events set mac = null, heads = null; \
+    update audit_streams set mac = null, seal = null, carried = 0, anchored = seq; delete from audit_checkpoints";
+
+#[tokio::test]
+async fn what_is_older_than_the_chain_can_be_removed_and_the_rest_stays_whole() {
+    for is_later in [false, true] {
+        let desk = keeping(400 * DAY).await;
+        forge(&desk, BEFORE_THE_CHAIN).await;
+        if is_later {
+            // The clock was wrong: the last of it seems to be younger than the chain.
+            let update = "update audit_events set at = at + 86400000000 where seq = (select max(seq) from audit_events)";
+            forge(&desk, update).await;
+        }
+        let old = desk.events().await.len();
+        write_events(&desk, 5).await;
+        desk.app.keep_checkpoints(true).await.unwrap();
+        desk.clock.advance(400 * DAY + DAY / 2);
+        desk.app.prune_book().await.unwrap();
+        let left = desk.events().await;
+        assert!(left.len() < old + 5 && left.iter().any(|event| event.action == "audit.prune"), "{left:?}");
+        let chained = left.iter().filter(|event| event.action == "server.start").count();
+        assert_eq!(
+            chained,
+            if is_later { 5 } else { 0 },
+            "its first event is needed as long as old ones are there"
+        );
+        desk.clock.advance(DAY);
+        desk.app.prune_book().await.unwrap();
+        assert!(
+            desk.events().await.iter().all(|event| event.mac.is_some() && event.action != "server.start")
+        );
+        assert_eq!(desk.app.alarms(&operator(), 10).await.unwrap().len(), 0);
+        let report = verify(&desk.app).await;
+        assert!(report.whole, "{report:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_forgery_that_is_found_when_a_checkpoint_is_made_is_an_alarm() {
+    let desk = Desk::open().await;
+    write_events(&desk, 1).await;
+    desk.app.keep_checkpoints(true).await.unwrap();
+    assert_eq!(desk.app.alarms(&operator(), 10).await.unwrap().len(), 0);
+    write_events(&desk, 1).await;
+    forge(&desk, "update audit_streams set seal = zeroblob(32)").await;
+    desk.app.keep_checkpoints(true).await.unwrap();
+    let alarms = desk.app.alarms(&operator(), 10).await.unwrap();
+    assert!(alarms.len() == 1 && alarms[0].rule == "forged_book", "{alarms:?}");
+    assert!(alarms[0].summary.contains("its head was forged"), "{alarms:?}");
+
+    desk.clock.advance(2 * DAY);
+    fs::write(&desk.app.settings().audit.checkpoint_file, "").unwrap();
+    write_events(&desk, 1).await;
+    desk.app.keep_checkpoints(true).await.unwrap();
+    let alarms = desk.app.alarms(&operator(), 10).await.unwrap();
+    assert!(alarms.len() == 2 && alarms[0].rule == "forged_book", "{alarms:?}");
+    assert!(alarms[0].summary.contains("does not end with"), "{alarms:?}");
 }

@@ -16,7 +16,7 @@ use crate::{
         audit::RecordedEvent,
         chain::{Checkpoint, Pruning},
     },
-    store::{audit_events::ChainRow, audit_streams::StreamRow},
+    store::{audit_checkpoints::CheckpointRow, audit_events::ChainRow, audit_streams::StreamRow},
 };
 
 /// What the book is held against.
@@ -170,6 +170,32 @@ impl Evidence {
             self.claim_all(checkpoint);
         }
         self.last_checkpoint = found.last_key_value().map(|(seq, (checkpoint, _))| (*seq, checkpoint.iat));
+    }
+
+    /// Adds the checkpoints that do not stand in the file yet.
+    pub(super) fn read_unfiled(&mut self, keys: &AuditKeys, rows: &[CheckpointRow]) {
+        for row in rows.iter().filter(|row| row.filed_at.is_none()) {
+            if let Some(checkpoint) = keys.signer().verify(Statement::Checkpoint, &row.jws) {
+                self.claim_all(&checkpoint);
+            }
+        }
+    }
+
+    /// Is every stream known to checkpoints up to where its row says? Otherwise none would be made of what lies between.
+    pub(super) fn check_marks(&mut self, streams: &[StreamRow]) {
+        for row in streams.iter().filter(|row| row.anchored > 0 && row.seal.is_some()) {
+            let Head { stream, seq, .. } = row.head;
+            let claims = self.claims.get(&stream).and_then(|claims| claims.get(&row.anchored));
+            let is_known =
+                claims.into_iter().flatten().any(|claim| matches!(claim.by, Claimant::Checkpoint(..)));
+            if !is_known {
+                let what = format!(
+                    "no checkpoint names event {}, and its row in audit_streams says so",
+                    row.anchored
+                );
+                self.faults.push(Fault::of(stream, seq, Kind::Head, what));
+            }
+        }
     }
 
     fn claim_all(&mut self, checkpoint: &Checkpoint) {

@@ -20,7 +20,7 @@ use crate::{
     crypto::audit::AuditKeys,
     model::{Head, Id, Mac, audit::RecordedEvent},
     store::{
-        Store, audit_checkpoints,
+        Connection, Store, StoreError, audit_checkpoints,
         audit_events::{self, ChainRow},
         audit_streams::{self, StreamRow},
     },
@@ -253,8 +253,8 @@ impl<'a> Verifier<'a> {
         }
     }
 
-    /// The end of the book: what should have come and did not.
-    pub(super) fn finish(mut self) -> Report {
+    /// The end of the book: what should have come and did not, and what there is to say `besides`.
+    pub(super) fn finish(mut self, besides: Vec<Fault>) -> Report {
         let last = self.current.take();
         self.end_of(last.as_ref());
         let named =
@@ -266,6 +266,7 @@ impl<'a> Verifier<'a> {
             let pruned = self.evidence.prunings.get(&stream).map_or(0, |pruning| pruning.head.seq);
             self.check_end(stream, pruned, self.sealed_head(stream));
         }
+        besides.into_iter().for_each(|fault| self.fault(fault));
         let Self { mut report, evidence, .. } = self;
         // What is wrong with the statements themselves comes first: the rest is judged by them.
         report.faults.splice(0..0, evidence.faults.iter().cloned());
@@ -282,6 +283,19 @@ impl<'a> Verifier<'a> {
     }
 }
 
+/// What somebody did to the database itself, so that the book looks other than it is.
+async fn tampering(db: &mut Connection) -> Result<Vec<Fault>, StoreError> {
+    let damage = db.damage("audit_events").await?.map(|damage| {
+        let what = format!("the database does not find all events: {damage}");
+        Fault::general(Kind::Missing, what)
+    });
+    let rules = db.changed_rules().await?.into_iter().map(|rule| {
+        let what = format!("the database's {rule} is not the one that a desk makes");
+        Fault::general(Kind::Changed, what)
+    });
+    Ok(damage.into_iter().chain(rules).collect())
+}
+
 impl Book {
     /// Goes through the whole book as it is at one moment, while others may go on writing.
     pub(in crate::app) async fn verify(
@@ -292,14 +306,17 @@ impl Book {
         mut progress: impl FnMut(u64, u64),
     ) -> Result<Report, Error> {
         // What must stand in the file, then the file, then the book: each may only be newer than the one before.
-        let filed = audit_checkpoints::checkpoints(&mut store.read().await?).await?;
-        let filed = filed.iter().filter(|row| row.filed_at.is_some()).map(|row| row.seq).max().unwrap_or(0);
+        let marked = audit_streams::all(&mut store.read().await?).await?;
+        let rows = audit_checkpoints::checkpoints(&mut store.read().await?).await?;
+        let filed = rows.iter().filter(|row| row.filed_at.is_some()).map(|row| row.seq).max().unwrap_or(0);
         let lines = evidence::read_files(usual, given)?;
         let mut db = store.snapshot().await?;
         let streams = audit_streams::all(&mut db).await?;
         let mut evidence = Evidence::default();
         evidence.read_prunings(keys, audit_checkpoints::prunings(&mut db).await?);
         evidence.read_checkpoints(keys, &lines, filed, &evidence::names(usual, given));
+        evidence.read_unfiled(keys, &rows);
+        evidence.check_marks(&marked);
         evidence.hear(keys, &audit_events::with_heads(&mut db).await?);
         evidence.check_prunings();
         if evidence.last_checkpoint.is_none() && !audit_streams::is_chained(&mut db).await? {
@@ -320,11 +337,7 @@ impl Book {
         }
         verifier.check_count(total);
         verifier.check_marks(&audit_streams::overrun(&mut db).await?);
-        if let Some(damage) = db.damage("audit_events").await? {
-            let what = format!("the database does not find all events: {damage}");
-            verifier.fault(Fault::general(Kind::Missing, what));
-        }
-        let mut report = verifier.finish();
+        let mut report = verifier.finish(tampering(&mut db).await?);
         for fault in report.faults.iter_mut().filter(|fault| fault.kind == Kind::Changed).take(DIAGNOSED) {
             diagnose(&mut db, keys, fault).await?;
         }
