@@ -266,7 +266,9 @@ impl<'a> Verifier<'a> {
             let pruned = self.evidence.prunings.get(&stream).map_or(0, |pruning| pruning.head.seq);
             self.check_end(stream, pruned, self.sealed_head(stream));
         }
-        besides.into_iter().for_each(|fault| self.fault(fault));
+        for fault in besides {
+            self.fault(fault);
+        }
         let Self { mut report, evidence, .. } = self;
         // What is wrong with the statements themselves comes first: the rest is judged by them.
         report.faults.splice(0..0, evidence.faults.iter().cloned());
