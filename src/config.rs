@@ -173,6 +173,8 @@ pub fn load(flags: &Flags, environment: &Environment) -> Result<Config, Error> {
         refine: environment.text("RUST_LOG")?,
     };
     let alerts = Alerts::load(&mut layers)?;
+    environment.refuse_empty(&keys::SERVER_ALLOW_FROM)?;
+    environment.refuse_empty(&keys::ADMIN_ALLOW_FROM)?;
     Ok(Config {
         data_dir,
         listen,

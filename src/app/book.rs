@@ -16,7 +16,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
 };
 
@@ -27,7 +27,7 @@ use super::{Error, Surroundings, vital::vital};
 use crate::{
     crypto::audit::AuditKeys,
     metrics::Metrics,
-    model::{Action, AuditEvent, Origin},
+    model::{Action, AuditEvent, Head, Origin},
     store::{Store, StoreError, keys},
 };
 use chain::Chain;
@@ -46,6 +46,8 @@ pub(super) struct Book {
     queue: mpsc::Sender<Entry>,
     chain: Chain,
     healthy: Arc<AtomicBool>,
+    /// Up to where checkpoints of this process have named its stream. What the database says of that could be forged.
+    anchored: AtomicI64,
 }
 
 struct Entry {
@@ -77,12 +79,23 @@ impl Book {
         let chain = Chain::new(store, surroundings, keys, metrics, checkpoints);
         let healthy = Arc::new(AtomicBool::new(true));
         tokio::spawn(vital("book", write(chain.clone(), entries, Arc::clone(&healthy))));
-        Self { queue, chain, healthy }
+        Self { queue, chain, healthy, anchored: AtomicI64::new(0) }
     }
 
     /// Begins a transaction that can write in the book.
     pub(super) async fn begin(&self) -> Result<Work, StoreError> {
         self.chain.begin().await
+    }
+
+    /// The end of this process's stream, from memory, if no checkpoint of this process has named it; and up to where one has.
+    pub(super) async fn unanchored(&self) -> Option<(Head, i64)> {
+        let (head, anchored) = (self.chain.head().await?, self.anchored.load(Ordering::Relaxed));
+        (head.seq > anchored).then_some((head, anchored))
+    }
+
+    /// A checkpoint has named this process's stream up to `seq`.
+    pub(super) fn anchor(&self, seq: i64) {
+        self.anchored.fetch_max(seq, Ordering::Relaxed);
     }
 
     /// Whether the last events could be written.

@@ -38,6 +38,9 @@ pub enum Error {
     /// RFC 6749 §5.2 `invalid_grant`.
     #[error("the user name or password is not right")]
     InvalidGrant,
+    /// The same of a refresh token.
+    #[error("the refresh token is not valid, or not any more: log in again")]
+    InvalidRefreshToken,
     /// RFC 6749 §5.2 `unauthorized_client`.
     #[error("this client may not use this grant type")]
     UnauthorizedClient,
@@ -95,7 +98,7 @@ impl Error {
             Self::NotFound(_) => "not_found",
             Self::Conflict(_) => "conflict",
             Self::InvalidClient => "invalid_client",
-            Self::InvalidGrant => "invalid_grant",
+            Self::InvalidGrant | Self::InvalidRefreshToken => "invalid_grant",
             Self::UnauthorizedClient => "unauthorized_client",
             Self::UnsupportedGrantType => "unsupported_grant_type",
             Self::InvalidScope => "invalid_scope",

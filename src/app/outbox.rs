@@ -147,7 +147,7 @@ impl App {
     /// Writes down what became of an attempt.
     pub async fn record_delivery(&self, message: &Outgoing, delivery: Delivery) -> Result<(), Error> {
         if let Err(error) = &delivery {
-            tracing::warn!(message = %message.id, attempt = message.attempt, error, "a webhook message was not delivered");
+            tracing::warn!(webhook_id = %message.id, attempt = message.attempt, error, "a webhook message was not delivered");
         }
         let Some(delivery) = self.unwritten.record(message.id, delivery, self.now()).await else {
             return Ok(());

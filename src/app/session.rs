@@ -85,17 +85,17 @@ impl App {
         event: &mut AuditEvent,
     ) -> Result<IssuedToken, Error> {
         if TokenKind::recognise(shown.expose()) != Some(TokenKind::RefreshToken) {
-            return Err(event.because("malformed_refresh_token", Error::InvalidGrant));
+            return Err(event.because("malformed_refresh_token", Error::InvalidRefreshToken));
         }
         let digest = crypto::token_digest(shown.expose());
         // One writer at a time: of two uses of one token, the second sees what the first did.
         let mut tx = self.book.begin().await?;
         let found = token_families::by_token(&mut tx, digest).await?;
         let Some((family, generation)) = found else {
-            return Err(event.because("unknown_refresh_token", Error::InvalidGrant));
+            return Err(event.because("unknown_refresh_token", Error::InvalidRefreshToken));
         };
         let Some(user) = principals::by_id(&mut tx, family.principal).await? else {
-            return Err(event.because("unknown_user", Error::InvalidGrant));
+            return Err(event.because("unknown_user", Error::InvalidRefreshToken));
         };
         event.is_by(&user, CredentialKind::RefreshToken);
         event.object = Some(format!("session:{}", family.id));
@@ -145,7 +145,7 @@ impl App {
             None
         };
         match reason {
-            Some(reason) => Err(event.because(reason, Error::InvalidGrant)),
+            Some(reason) => Err(event.because(reason, Error::InvalidRefreshToken)),
             // RFC 6749 §6: never more than was granted; and never more than the role allows today.
             None if !scopes.is_subset_of(family.scope.intersection(user.role.scopes())) => {
                 Err(Error::InvalidScope)
@@ -181,7 +181,7 @@ impl App {
         };
         tx.record(attack).await?;
         tx.commit().await?;
-        Ok(event.because("refresh_token_reuse", Error::InvalidGrant))
+        Ok(event.because("refresh_token_reuse", Error::InvalidRefreshToken))
     }
 
     /// The caller's sessions that are alive, newest first.

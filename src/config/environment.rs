@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ffi::OsString};
 
 use zeroize::Zeroize as _;
 
-use super::{Error, secrets};
+use super::{Error, Key, secrets};
 
 /// The prefix of our own variables. An unknown variable that begins with it is an error.
 pub(super) const PREFIX: &str = "KEYDESK_";
@@ -49,6 +49,19 @@ impl Environment {
         match value.to_str() {
             Some(text) => Ok(Some(text.to_owned())),
             None => Err(Error(format!("{name} is not UTF-8 text"))),
+        }
+    }
+}
+
+impl Environment {
+    /// Refuses a variable that is set and empty where taking it for unset would open a door.
+    pub(super) fn refuse_empty(&self, key: &Key) -> Result<(), Error> {
+        let name = key.variable();
+        match self.0.get(&name) {
+            Some(value) if value.is_empty() => {
+                Err(Error(format!("{name} is empty: say {}, or unset it", key.allowed)))
+            }
+            _ => Ok(()),
         }
     }
 }

@@ -191,6 +191,8 @@ impl Contents {
             None => builder.with_no_client_auth(),
         };
         let mut config = builder.with_single_cert(chain, key).map_err(|error| unusable(&error))?;
+        // The strongest that both know, whatever the client likes best.
+        config.ignore_client_order = true;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Loaded { config: Arc::new(config), expires_at, digest: self.digest.clone() })
     }

@@ -4,7 +4,7 @@ use std::{collections::HashMap, fmt};
 
 use super::{
     Connection, StoreError, Tx,
-    db::{Row, sql},
+    db::{Row, must_hit, sql},
 };
 use crate::model::{
     Head, Id, Mac, Timestamp,
@@ -68,7 +68,8 @@ pub async fn insert(tx: &mut Tx, event: RecordedEvent) -> Result<(), StoreError>
     .bind(event.reason)
     .bind(event.heads)
     .bind(event.mac);
-    tx.execute(statement).await.map(drop)
+    // A trigger that somebody has added could swallow it.
+    must_hit(tx.execute(statement).await?, "audit_events")
 }
 
 /// The newest events below `before` that pass the filter, newest first. Both ends are always bound, so that the index

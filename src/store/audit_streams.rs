@@ -2,7 +2,7 @@
 
 use super::{
     Connection, StoreError, Tx,
-    db::{Row, sql},
+    db::{Row, must_hit, sql},
 };
 use crate::model::{Head, Id, Mac};
 
@@ -19,7 +19,7 @@ pub async fn put_head(tx: &mut Tx, head: Head, seal: Mac) -> Result<(), StoreErr
     .bind(head.seq)
     .bind(head.mac)
     .bind(seal);
-    tx.execute(statement).await.map(drop)
+    must_hit(tx.execute(statement).await?, "audit_streams")
 }
 
 /// The streams whose head no other stream has named yet. From now on they count as named.
@@ -55,6 +55,14 @@ pub async fn to_anchor(db: &mut Connection) -> Result<Vec<StreamRow>, StoreError
     db.all(statement, read_row).await
 }
 
+/// The streams of which the last checkpoint knows another end, whichever way.
+pub async fn to_anchor_anew(db: &mut Connection) -> Result<Vec<StreamRow>, StoreError> {
+    let statement = sql(
+        "select stream, seq, mac, seal, anchored from audit_streams where anchored <> seq order by stream",
+    );
+    db.all(statement, read_row).await
+}
+
 /// Up to where a checkpoint knows a stream.
 pub async fn anchored(db: &mut Connection, stream: Id) -> Result<i64, StoreError> {
     let found = sql("select anchored from audit_streams where stream = $1").bind(stream);
@@ -63,7 +71,7 @@ pub async fn anchored(db: &mut Connection, stream: Id) -> Result<i64, StoreError
 
 /// From now on a checkpoint knows every stream up to its head.
 pub async fn anchor(tx: &mut Tx) -> Result<(), StoreError> {
-    tx.execute(sql("update audit_streams set anchored = seq where anchored < seq")).await.map(drop)
+    tx.execute(sql("update audit_streams set anchored = seq where anchored <> seq")).await.map(drop)
 }
 
 /// Whether there is any sign that the chain has begun.

@@ -108,7 +108,7 @@ impl Endpoint {
         for message in app.take_due(self.destination).await {
             let delivery = self.post(&message).await;
             if let Err(error) = app.record_delivery(&message, delivery).await {
-                tracing::warn!(%error, message = %message.id, "cannot write down what became of a webhook message");
+                tracing::warn!(%error, webhook_id = %message.id, "cannot write down what became of a webhook message");
             }
         }
     }

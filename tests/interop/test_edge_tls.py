@@ -166,7 +166,7 @@ def test_testssl_has_nothing_to_complain_of(tls):
     tool = shutil.which("testssl")
     assert tool, "scripts/test installs testssl.sh"
     report = tls.folder / "testssl.json"
-    checks = ["-p", "-s", "-f", "-S", "-h", "-U", "-E"] if FULL else ["-p", "-S", "-h"]
+    checks = ["-p", "-s", "-f", "-P", "-S", "-h", "-U", "-E"] if FULL else ["-p", "-P", "-S", "-h"]
     options = ["--quiet", "--color", "0", "--warnings", "off", *checks]
     subprocess.run(
         [tool, *options, "--jsonfile", str(report), "--add-ca", tls.ca, f"localhost:{tls.desk.port}"],

@@ -79,6 +79,11 @@ impl Chain {
         Ok(Work { tx: self.store.begin().await?, chain: self.clone(), written: None })
     }
 
+    /// The end of the stream, as far as it is known for certain.
+    pub(super) async fn head(&self) -> Option<Head> {
+        if let End::At(head) = *self.end.lock().await { head } else { None }
+    }
+
     /// The heads that nobody has named yet, and the streams whose heads are forged.
     async fn other_heads(&self, tx: &mut Tx) -> Result<(Vec<Head>, Vec<Id>), StoreError> {
         let chained = audit_streams::is_chained(tx).await?;

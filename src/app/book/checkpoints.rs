@@ -4,9 +4,10 @@
 //! stays until it stands in the file: what could not be written there is tried again, and readiness shows it meanwhile.
 
 use std::{
+    collections::HashSet,
     fs,
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -19,11 +20,12 @@ use super::chain::genuine_heads;
 use crate::{
     app::{App, Error, outbox::Destination},
     crypto::{self, statement::Statement},
-    model::{Alarm, Mac, Rule, Timestamp, chain::Checkpoint},
+    model::{Alarm, Id, Mac, Rule, Timestamp, chain::Checkpoint},
     store::{
         Store, Tx,
         audit_checkpoints::{self, CheckpointRow},
-        audit_streams, outbox,
+        audit_streams::{self, StreamRow},
+        outbox,
     },
 };
 
@@ -80,6 +82,7 @@ impl App {
         let grown: i64 =
             audit_streams::to_anchor(&mut db).await?.iter().map(|row| row.head.seq - row.anchored).sum();
         drop(db);
+        let grown = grown.max(i64::from(self.book.unanchored().await.is_some()));
         let is_time = last || since.is_none_or(|at| at.plus(INTERVAL) <= self.now());
         if grown >= EVENTS || (grown > 0 && is_time) {
             self.make_checkpoint().await?;
@@ -87,15 +90,29 @@ impl App {
         Ok(())
     }
 
+    /// Makes a checkpoint of what this process has written, if it has written anything: what is done at the command line is
+    /// anchored when the command ends, whether or not a server runs.
+    pub async fn checkpoint_own(&self) -> Result<(), Error> {
+        if self.book.unanchored().await.is_some() { self.keep_checkpoints(true).await } else { Ok(()) }
+    }
+
     async fn make_checkpoint(&self) -> Result<(), Error> {
         let mut tx = self.store.begin().await?;
         let before = audit_checkpoints::checkpoints(&mut tx).await?.pop();
-        let grown = audit_streams::to_anchor(&mut tx).await?;
+        let mut grown = audit_streams::to_anchor_anew(&mut tx).await?;
+        let mut marked = believe_no_impossible_mark(&mut grown);
+        let own = self.book.unanchored().await;
+        if let Some((head, anchored)) = own {
+            // Whatever the database says of our own stream: its end is known here.
+            grown.retain(|row| row.head.stream != head.stream);
+            grown.push(StreamRow { head, seal: Some(self.keyring.audit().head_seal(&head)), anchored });
+        }
         if grown.is_empty() {
             return Ok(());
         }
         let now = self.now();
-        let (heads, forged) = genuine_heads(&self.keyring.audit(), &grown, true);
+        let (heads, mut forged) = genuine_heads(&self.keyring.audit(), &grown, true);
+        forged.append(&mut marked);
         let checkpoint = Checkpoint {
             seq: before.as_ref().map_or(1, |row| row.seq + 1),
             iat: now.seconds(),
@@ -112,6 +129,9 @@ impl App {
         self.send_checkpoint(&mut tx, &row).await?;
         audit_checkpoints::insert(&mut tx, row).await?;
         tx.commit().await?;
+        if let Some((head, _)) = own {
+            self.book.anchor(head.seq);
+        }
         if let Some(stream) = forged.first() {
             self.raise_forgery(format!("stream {stream}: its head was forged")).await;
         }
@@ -148,12 +168,8 @@ impl App {
         let mut appending = tokio::task::spawn_blocking(move || {
             // Kept also if nobody waits any more: two that append at a time would write lines twice.
             let _turn = turn;
-            let previous = |jws: &str| {
-                keys.signer()
-                    .verify::<Checkpoint>(Statement::Checkpoint, jws)
-                    .and_then(|claims| claims.previous)
-            };
-            append(&path, &rows, rows.first().and_then(|row| previous(&row.jws)))
+            let claims = |jws: &str| keys.signer().verify::<Checkpoint>(Statement::Checkpoint, jws);
+            append(&path, &rows, |jws| claims(jws).and_then(|claims| claims.previous))
         });
         let file = &self.settings.audit.checkpoint_file;
         let appended = if let Ok(appended) = tokio::time::timeout(PATIENCE, &mut appending).await {
@@ -177,24 +193,34 @@ impl App {
     }
 }
 
+/// A mark behind a stream's end is nothing that a desk writes: it counts as none. Returns the streams that have one.
+fn believe_no_impossible_mark(rows: &mut [StreamRow]) -> Vec<Id> {
+    let mut marked = Vec::new();
+    for row in rows.iter_mut().filter(|row| row.anchored > row.head.seq) {
+        row.anchored = 0;
+        marked.push(row.head.stream);
+    }
+    marked
+}
+
 async fn remember_filed(store: &Store, seq: i64, now: Timestamp) -> Result<(), Error> {
     let mut tx = store.begin().await?;
     audit_checkpoints::filed(&mut tx, seq, now).await?;
     Ok(tx.commit().await?)
 }
 
-/// Adds the checkpoints as lines, durably. `previous` is the digest of the line they should come behind;
-/// tells whether they do.
-fn append(path: &Path, rows: &[CheckpointRow], previous: Option<Mac>) -> io::Result<bool> {
+/// Adds the checkpoints as lines, durably. `previous` tells the digest of the line that one should come behind; returns
+/// whether they do. Those that another process has written meanwhile, or one that could not say so any more, stay as they are.
+fn append(path: &Path, rows: &[CheckpointRow], previous: impl Fn(&str) -> Option<Mac>) -> io::Result<bool> {
     let is_new = !path.exists();
     let mut file =
         fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
     file.lock()?;
-    let last = whole_lines(&mut file)?;
-    let digest = last.as_ref().map(|line| Mac(crypto::sha256(line.as_bytes())));
-    // A line that was written by a process that could not say so any more is not written again.
-    let there = rows.iter().position(|row| Some(&row.jws) == last.as_ref()).map_or(0, |place| place + 1);
-    let follows = there > 0 || digest == previous;
+    let lines = whole_lines(&mut file)?;
+    let there: HashSet<&str> = lines.lines().collect();
+    let digest = lines.lines().last().map(|line| Mac(crypto::sha256(line.as_bytes())));
+    let mut rows = rows.iter().filter(|row| !there.contains(row.jws.as_str())).peekable();
+    let follows = rows.peek().is_none_or(|row| digest == previous(&row.jws));
     if !follows {
         tracing::error!(
             file = %path.display(),
@@ -202,11 +228,12 @@ fn append(path: &Path, rows: &[CheckpointRow], previous: Option<Mac>) -> io::Res
              restored; run: keydesk audit verify"
         );
     }
-    let text: String = rows[there..].iter().flat_map(|row| [row.jws.as_str(), "\n"]).collect();
+    let text: String = rows.flat_map(|row| [row.jws.as_str(), "\n"]).collect();
     file.seek(SeekFrom::End(0))?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     if is_new {
+        belong_to_the_desk(path);
         let directory: PathBuf = path.parent().map(Path::to_owned).unwrap_or_default();
         let here = directory.as_os_str().is_empty();
         fs::File::open(if here { Path::new(".") } else { &directory })?.sync_all()?;
@@ -214,8 +241,17 @@ fn append(path: &Path, rows: &[CheckpointRow], previous: Option<Mac>) -> io::Res
     Ok(follows)
 }
 
-/// Cuts off a line that was not written to its end, and returns the last whole one.
-fn whole_lines(file: &mut fs::File) -> io::Result<Option<String>> {
+/// A file that root makes at the command line is to be the server's, whose directory it is in.
+fn belong_to_the_desk(path: &Path) {
+    let directory = path.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if let Ok(owner) = fs::metadata(directory) {
+        // Only root can, and only for root is it needed.
+        let _ = std::os::unix::fs::chown(path, Some(owner.uid()), Some(owner.gid()));
+    }
+}
+
+/// Cuts off a line that was not written to its end, and returns the last whole ones.
+fn whole_lines(file: &mut fs::File) -> io::Result<String> {
     let length = file.seek(SeekFrom::End(0))?;
     let begin = length.saturating_sub(TAIL);
     let mut tail = Vec::new();
@@ -225,6 +261,5 @@ fn whole_lines(file: &mut fs::File) -> io::Result<Option<String>> {
     if whole < tail.len() {
         file.set_len(begin + u64::try_from(whole).unwrap_or(0))?;
     }
-    let lines = String::from_utf8_lossy(&tail[..whole]);
-    Ok(lines.lines().last().map(str::to_owned))
+    Ok(String::from_utf8_lossy(&tail[..whole]).into_owned())
 }
