@@ -8,15 +8,23 @@ pub(super) mod guest;
 mod places;
 mod stream;
 
-use std::{future::Future, io, pin::pin, sync::Arc, time::Duration};
+use std::{future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, sync::watch, time::Instant};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    time::{Instant, timeout_at},
+};
 
 use super::{Options, edge::Edge};
 use places::Places;
 
 /// How long accepted requests may take to finish once the server is told to stop.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+/// How long connections that waited to be accepted when the server was told to stop may wait for a place.
+const LAST_CALL: Duration = Duration::from_millis(50);
+/// How many of them there are at most.
+const QUEUE: usize = 1024;
 /// How long to wait when a connection cannot be accepted, for example because the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often to say so.
@@ -40,7 +48,7 @@ pub(super) async fn run(
             accepted = listener.accept() => accepted,
             () = &mut shutdown => break,
         };
-        let (stream, peer) = match accepted {
+        let accepted = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 if complaint.is_none_or(|last| last.elapsed() >= COMPLAINTS) {
@@ -52,25 +60,45 @@ pub(super) async fn run(
                 continue;
             }
         };
-        let place = tokio::select! {
-            place = places.take(peer.ip(), edge.limits(peer.ip())) => place,
+        tokio::select! {
+            biased;
+            () = admit(accepted, &places, &edge, options, &stopping) => {}
             () = &mut shutdown => break,
-        };
-        let Some(place) = place else { continue };
-        let tls = options.tls.as_ref().map(|tls| tls.acceptor());
-        let open = edge.metrics().connection_opens();
-        let served = connection::serve(stream, peer, place, Arc::clone(&edge), tls, stopping.clone());
-        tokio::spawn(async move {
-            served.await;
-            drop(open);
-        });
+        }
     }
+    // Who has connected while the desk was there is not cut off by its going.
+    let listener = listener.into_std()?;
+    let waiting: Vec<_> = std::iter::from_fn(|| listener.accept().ok()).take(QUEUE).collect();
     drop(listener);
+    let last_call = Instant::now() + LAST_CALL;
+    for (stream, peer) in waiting {
+        stream.set_nonblocking(true)?;
+        let accepted = (TcpStream::from_std(stream)?, peer);
+        let _ = timeout_at(last_call, admit(accepted, &places, &edge, options, &stopping)).await;
+    }
     let _ = stop.send(true);
     if tokio::time::timeout(DRAIN_DEADLINE, places.empty()).await.is_err() {
         tracing::warn!("some requests did not finish in time and were cut");
     }
     Ok(())
+}
+
+/// Serves a new connection, if there is a place for it.
+async fn admit(
+    (stream, peer): (TcpStream, SocketAddr),
+    places: &Arc<Places>,
+    edge: &Arc<Edge>,
+    options: &Options,
+    stopping: &watch::Receiver<bool>,
+) {
+    let Some(place) = places.take(peer.ip(), edge.limits(peer.ip())).await else { return };
+    let tls = options.tls.as_ref().map(|tls| tls.acceptor());
+    let open = edge.metrics().connection_opens();
+    let served = connection::serve(stream, peer, place, Arc::clone(edge), tls, stopping.clone());
+    tokio::spawn(async move {
+        served.await;
+        drop(open);
+    });
 }
 
 /// How many connections to hold: fewer than the process may have files open, so that the database never lacks one.
