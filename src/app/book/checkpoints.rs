@@ -104,8 +104,13 @@ impl App {
         let own = self.book.unanchored().await;
         if let Some((head, anchored)) = own {
             // Whatever the database says of our own stream: its end is known here.
-            grown.retain(|row| row.head.stream != head.stream);
-            grown.push(StreamRow { head, seal: Some(self.keyring.audit().head_seal(&head)), anchored });
+            let known = StreamRow { head, seal: Some(self.keyring.audit().head_seal(&head)), anchored };
+            let said = grown.iter().position(|row| row.head.stream == head.stream);
+            let said = said.map(|place| grown.swap_remove(place));
+            if said.is_some_and(|said| said.head != known.head || said.seal != known.seal) {
+                marked.push(head.stream);
+            }
+            grown.push(known);
         }
         if grown.is_empty() {
             return Ok(());

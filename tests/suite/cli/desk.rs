@@ -193,7 +193,10 @@ fn a_provider_key_comes_and_goes_unseen() {
         json!({"project": "default", "provider": "openai", "version": 2})
     );
     let list = place.json(&["key", "list"]);
-    assert_eq!(fields(&list[0]), ["created_at", "env", "project", "provider", "updated_at", "version"]);
+    assert_eq!(
+        fields(&list[0]),
+        ["created_at", "env", "expires_at", "project", "provider", "updated_at", "version"]
+    );
     assert_eq!((&list[0]["env"], &list[0]["version"]), (&json!("OPENAI_API_KEY"), &json!(2)));
     fails(
         &place,
