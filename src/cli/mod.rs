@@ -237,8 +237,8 @@ async fn at_desk(
     command: AtDesk,
 ) -> Result<(), Failure> {
     let desk = Desk::open(config, out).await?;
-    // Whoever looks at the book vouches for nothing in it.
-    let looks = matches!(command, AtDesk::Audit { .. });
+    // A server makes the checkpoints, and knows where to send them. Whoever looks at the book vouches for nothing in it.
+    let anchors = !matches!(command, AtDesk::Audit { .. }) && !desk::location(config).is_served();
     let result = match command {
         AtDesk::User { command } => users::run(&desk, command).await,
         AtDesk::ServiceAccount { command } => service_accounts::run(&desk, command).await,
@@ -250,7 +250,7 @@ async fn at_desk(
         AtDesk::Audit { command } => audit::run(&desk, command).await,
         AtDesk::Alert { command } => alerts::run(&desk, config, environment, command).await,
     };
-    if !looks && let Err(error) = desk.app.checkpoint_own().await {
+    if anchors && let Err(error) = desk.app.checkpoint_own().await {
         tracing::warn!(%error, "what was done has no checkpoint yet; the next process makes one");
     }
     desk.app.close().await;

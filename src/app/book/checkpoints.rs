@@ -90,8 +90,8 @@ impl App {
         Ok(())
     }
 
-    /// Makes a checkpoint of what this process has written, if it has written anything: what is done at the command line is
-    /// anchored when the command ends, whether or not a server runs.
+    /// Makes a checkpoint of what this process has written, if it has written anything: what is done at the command line while
+    /// no server runs is anchored when the command ends.
     pub async fn checkpoint_own(&self) -> Result<(), Error> {
         if self.book.unanchored().await.is_some() { self.keep_checkpoints(true).await } else { Ok(()) }
     }
