@@ -11,6 +11,17 @@ use crate::model::{
     audit::{Position, RecordedEvent},
 };
 
+/// Whole events, of those that the rest of the statement says.
+macro_rules! select {
+    ($rest:literal) => {
+        sql(concat!(
+            "select id, stream, seq, at, action, outcome, actor, principal_id, principal_kind, client_id, credential, \
+             object, version, detail, source, request_id, reason, heads, mac from audit_events ",
+            $rest
+        ))
+    };
+}
+
 /// Which events to show; each part narrows.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
@@ -80,20 +91,19 @@ pub async fn newest(
     before: Position,
     limit: i64,
 ) -> Result<Vec<RecordedEvent>, StoreError> {
-    let statement =
-        sql("select id, stream, seq, at, action, outcome, actor, principal_id, principal_kind, client_id, \
-                         credential, object, version, detail, source, request_id, reason, heads, mac from audit_events \
-                         where ($1 is null or actor = $1) and ($2 is null or action = $2) \
+    let statement = select!(
+        "where ($1 is null or actor = $1) and ($2 is null or action = $2) \
                          and ($3 is null or outcome = $3) and at >= $4 and (at, stream, seq) < ($5, $6, $7) \
-                         order by at desc, stream desc, seq desc limit $8")
-        .bind(filter.actor)
-        .bind(filter.action)
-        .bind(filter.outcome)
-        .bind(filter.since.unwrap_or(Timestamp::from_micros(i64::MIN)))
-        .bind(before.at)
-        .bind(before.stream)
-        .bind(before.seq)
-        .bind(limit);
+                         order by at desc, stream desc, seq desc limit $8"
+    )
+    .bind(filter.actor)
+    .bind(filter.action)
+    .bind(filter.outcome)
+    .bind(filter.since.unwrap_or(Timestamp::from_micros(i64::MIN)))
+    .bind(before.at)
+    .bind(before.stream)
+    .bind(before.seq)
+    .bind(limit);
     db.all(statement, read).await
 }
 
@@ -105,9 +115,7 @@ pub async fn oldest(
     limit: i64,
 ) -> Result<Vec<RecordedEvent>, StoreError> {
     let statement =
-        sql("select id, stream, seq, at, action, outcome, actor, principal_id, principal_kind, client_id, \
-                         credential, object, version, detail, source, request_id, reason, heads, mac from audit_events \
-                         where ($1 is null or actor = $1) and ($2 is null or action = $2) \
+        select!("where ($1 is null or actor = $1) and ($2 is null or action = $2) \
                          and ($3 is null or outcome = $3) and at >= $4 and at < $5 and (at, stream, seq) > ($6, $7, $8) \
                          order by at, stream, seq limit $9")
         .bind(filter.actor)
@@ -155,22 +163,16 @@ pub async fn in_chain_order(
     (stream, seq): (Id, i64),
     limit: i64,
 ) -> Result<Vec<ChainRow>, StoreError> {
-    let statement = sql("select id, stream, seq, at, action, outcome, actor, principal_id, principal_kind, client_id, \
-                         credential, object, version, detail, source, request_id, reason, heads, mac from audit_events \
-                         where (stream, seq) > ($1, $2) order by stream, seq limit $3")
-    .bind(stream)
-    .bind(seq)
-    .bind(limit);
+    let statement = select!("where (stream, seq) > ($1, $2) order by stream, seq limit $3")
+        .bind(stream)
+        .bind(seq)
+        .bind(limit);
     db.all(statement, read_anything).await
 }
 
 /// The events that name the heads of other streams.
 pub async fn with_heads(db: &mut Connection) -> Result<Vec<ChainRow>, StoreError> {
-    let statement = sql(
-        "select id, stream, seq, at, action, outcome, actor, principal_id, principal_kind, client_id, \
-                         credential, object, version, detail, source, request_id, reason, heads, mac from audit_events \
-                         where heads is not null order by stream, seq",
-    );
+    let statement = select!("where heads is not null order by stream, seq");
     db.all(statement, read_anything).await
 }
 
