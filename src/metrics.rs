@@ -52,6 +52,7 @@ struct Inner {
     commit_failures: Counter,
     turned_away: Family<Reason, Counter>,
     key_reads: Family<Outcome, Counter>,
+    lookups: Family<Cache, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -74,6 +75,12 @@ struct Reason {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
     outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Cache {
+    cache: &'static str,
+    result: &'static str,
 }
 
 #[derive(Clone, Debug)]
@@ -109,6 +116,17 @@ pub enum KeyRead {
     Failed,
 }
 
+/// What is remembered between requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// That the signature of an access token is right.
+    Signature,
+    /// Whose a credential is.
+    Asker,
+    /// Which keys a grant opens.
+    Handout,
+}
+
 /// Something that counts as long as it is there.
 #[derive(Debug)]
 pub struct Present(Gauge);
@@ -142,6 +160,7 @@ impl Metrics {
             commit_failures: Counter::default(),
             turned_away: Family::default(),
             key_reads: Family::default(),
+            lookups: Family::default(),
         };
         inner.register();
         // What has not happened yet is 0, not missing: the first time must show as an increase.
@@ -150,6 +169,11 @@ impl Metrics {
         }
         for outcome in [KeyRead::Handed, KeyRead::Unchanged, KeyRead::Denied, KeyRead::Failed] {
             drop(inner.key_reads.get_or_create(&outcome.label()));
+        }
+        for lookup in [Lookup::Signature, Lookup::Asker, Lookup::Handout] {
+            for hit in [true, false] {
+                drop(inner.lookups.get_or_create(&lookup.label(hit)));
+            }
         }
         Self(Arc::new(inner))
     }
@@ -199,6 +223,11 @@ impl Metrics {
         self.0.turned_away.get_or_create(&reason.label()).inc();
     }
 
+    /// Something was looked for in memory, and was or was not there.
+    pub fn looked_up(&self, lookup: Lookup, hit: bool) {
+        self.0.lookups.get_or_create(&lookup.label(hit)).inc();
+    }
+
     /// Somebody asked for provider keys.
     pub fn key_read(&self, outcome: KeyRead) {
         self.0.key_reads.get_or_create(&outcome.label()).inc();
@@ -213,6 +242,17 @@ impl TurnedAway {
             Self::RateLimited => "rate_limited",
         };
         Reason { reason }
+    }
+}
+
+impl Lookup {
+    fn label(self, hit: bool) -> Cache {
+        let cache = match self {
+            Self::Signature => "signature",
+            Self::Asker => "asker",
+            Self::Handout => "handout",
+        };
+        Cache { cache, result: if hit { "hit" } else { "miss" } }
     }
 }
 
@@ -282,6 +322,11 @@ impl Inner {
             self.turned_away.clone(),
         );
         registry.register("key_reads", "Requests for provider keys", self.key_reads.clone());
+        registry.register(
+            "cache_lookups",
+            "What was looked for in memory before the database was asked",
+            self.lookups.clone(),
+        );
     }
 }
 

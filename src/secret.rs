@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use bytes::Bytes;
 use zeroize::Zeroizing;
 
 /// Secret text. Not `Clone`, `Display` or `Serialize`, on purpose: a second copy is made knowingly or not at all.
@@ -35,6 +36,28 @@ impl Secret {
 }
 
 impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// Secret bytes that several answers share: what a request is answered with again and again. Wiped when the last one that
+/// has them drops them.
+pub struct SecretBytes(Bytes);
+
+impl SecretBytes {
+    /// Takes ownership of the bytes.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(Bytes::from_owner(Zeroizing::new(bytes)))
+    }
+
+    /// The bytes themselves. Say why at the call, as with [`Secret::expose`].
+    pub fn expose(&self) -> Bytes {
+        self.0.clone()
+    }
+}
+
+impl fmt::Debug for SecretBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[redacted]")
     }

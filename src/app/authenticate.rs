@@ -1,30 +1,36 @@
 //! From a credential on a request to a [`Caller`].
 //!
 //! Whether the owner is enabled, the key revoked, the role smaller than when the token was issued: all of it is looked up
-//! at every request, so a revocation is in force at once.
+//! again as soon as anything of the kind has changed, so a revocation is in force at once.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, PoisonError, atomic::AtomicI64},
+    time::Duration,
+};
 
 use super::{
     App, Error,
     networks::{self, ELSEWHERE},
     token::TokenId,
+    view::{Asker, View},
 };
 use crate::{
     crypto::{self, jwt},
     model::{
-        Action, AuditEvent, Caller, CredentialKind, Id, Origin, Principal, PrincipalName, ScopeSet,
-        TokenDigest, TokenKind, provider, token,
+        Action, AuditEvent, Caller, CredentialKind, Id, Networks, Origin, Principal, PrincipalName, ScopeSet,
+        Timestamp, TokenDigest, TokenKind, provider, token,
     },
     secret::Secret,
     store::{
-        api_keys::{self, ApiKeyRow},
-        keys, principals, token_families,
+        api_keys,
+        askers::{self, AskerRow},
     },
 };
 
 /// How precisely the last use of an API key is remembered: writing every use would cost as much as the key read.
 const LAST_USED_PRECISION: Duration = Duration::from_mins(1);
+/// How many uses one transaction writes down, so that nobody waits long for it.
+const USES_AT_ONCE: usize = 500;
 
 /// What a request showed.
 #[derive(Debug)]
@@ -52,13 +58,16 @@ impl App {
         let Some(presented) = presented else {
             return Err(self.refuse(Action::CredentialVerify, &origin, Error::CredentialMissing).await);
         };
-        // Before anything is looked up: whatever changes from here on makes the decision stale.
-        let revision = keys::revision(&mut self.store.read().await?).await?;
-        let found = self.identify(&presented).await?;
-        match found.and_then(|found| found.checked(account, &origin)) {
+        let view = self.view().await?;
+        let found = match self.identify(&view, &presented).await {
+            Ok(found) => found.checked(account, &origin),
+            Err(Unidentified::Refused(refusal)) => Err(refusal),
+            Err(Unidentified::Failed(error)) => return Err(error),
+        };
+        match found {
             Ok(found) => {
-                self.remember_use(found.api_key.as_ref()).await?;
-                Ok(found.into_caller(origin, revision))
+                self.note_use(&found);
+                Ok(found.caller(origin, view.revision))
             }
             Err((reason, owner)) => {
                 let mut event = AuditEvent::anonymous(&origin, Action::CredentialVerify).denied(reason);
@@ -81,42 +90,51 @@ impl App {
     }
 
     #[expect(clippy::disallowed_methods, reason = "the credential is verified, or looked up by its digest")]
-    async fn identify(&self, presented: &Presented) -> Result<Result<Found, Refusal>, Error> {
+    async fn identify(&self, view: &View, presented: &Presented) -> Result<Arc<Asker>, Unidentified> {
         match presented {
             Presented::Bearer(text) if jwt::looks_like_jwt(text.expose()) => {
-                self.owner_of_access_token(text.expose()).await
+                let text = text.expose();
+                self.asker(view, crypto::token_digest(text), self.owner_of_access_token(text)).await
             }
-            Presented::Bearer(text) | Presented::ApiKey(text) => self.owner_of_api_key(text.expose()).await,
-            Presented::Malformed => Ok(Err(("malformed_authorization", None))),
+            Presented::Bearer(text) | Presented::ApiKey(text) => {
+                let digest = self.api_key_digest(text.expose()).ok_or(refused("malformed_api_key"))?;
+                self.asker(view, digest, self.owner_of_api_key(digest)).await
+            }
+            Presented::Malformed => Err(refused("malformed_authorization")),
         }
     }
 
-    async fn owner_of_access_token(&self, text: &str) -> Result<Result<Found, Refusal>, Error> {
-        let claims = match self.verify_access_token(text) {
-            Ok(claims) => claims,
-            Err(jwt::JwtError::Expired) => return Ok(Err(("expired_token", None))),
-            Err(_) => return Ok(Err(("invalid_token", None))),
-        };
+    async fn owner_of_access_token(&self, text: &str) -> Result<Asker, Unidentified> {
+        let claims = self.verify_access_token(text).map_err(|error| match error {
+            jwt::JwtError::Expired => refused("expired_token"),
+            _ => refused("invalid_token"),
+        })?;
         let parsed =
             (claims.sub.parse::<Id>(), ScopeSet::of_token(&claims.scope), claims.jti.parse::<TokenId>());
-        let (Ok(id), Ok(scopes), Ok(token_id)) = parsed else { return Ok(Err(("invalid_token", None))) };
+        let (Ok(id), Ok(scopes), Ok(token_id)) = parsed else { return Err(refused("invalid_token")) };
         let mut db = self.store.read().await?;
-        let Some(principal) = principals::by_id(&mut db, id).await? else {
-            return Ok(Err(("unknown_principal", None)));
-        };
-        if token_families::is_access_token_revoked(&mut db, &claims.jti, token_id.family).await? {
-            return Ok(Err(("revoked_token", Some((Box::new(principal), CredentialKind::AccessToken)))));
+        let found = askers::by_token(&mut db, id, &claims.jti, token_id.family).await?;
+        let (AskerRow { principal, grants }, is_revoked) = found.ok_or(refused("unknown_principal"))?;
+        let credential = CredentialKind::AccessToken;
+        if is_revoked {
+            return Err(Unidentified::Refused(("revoked_token", Some((Box::new(principal), credential)))));
         }
-        let (credential, client_id) = (CredentialKind::AccessToken, Some(claims.client_id));
-        Ok(Ok(Found { principal, scopes, credential, client_id, api_key: None }))
+        Ok(Asker {
+            scopes: scopes.within(principal.role),
+            principal,
+            grants: grants.into(),
+            credential,
+            client_id: Some(claims.client_id.clone()),
+            sources: Networks::ANYWHERE,
+            good: claims.accepted(),
+            used: None,
+        })
     }
 
-    async fn owner_of_api_key(&self, text: &str) -> Result<Result<Found, Refusal>, Error> {
-        let Some(digest) = self.api_key_digest(text) else { return Ok(Err(("malformed_api_key", None))) };
-        let Some((key, principal)) = api_keys::owner(&mut self.store.read().await?, digest).await? else {
-            return Ok(Err(("unknown_api_key", None)));
-        };
-        let now = self.now();
+    async fn owner_of_api_key(&self, digest: TokenDigest) -> Result<Asker, Unidentified> {
+        let found = askers::by_api_key(&mut self.store.read().await?, digest).await?;
+        let (AskerRow { principal, grants }, key) = found.ok_or(refused("unknown_api_key"))?;
+        let (now, credential) = (self.now(), CredentialKind::ApiKey);
         let reason = if key.revoked_at.is_some() {
             Some("revoked_api_key")
         } else if key.expires_at.is_some_and(|end| end <= now) {
@@ -125,19 +143,40 @@ impl App {
             None
         };
         if let Some(reason) = reason {
-            return Ok(Err((reason, Some((Box::new(principal), CredentialKind::ApiKey)))));
+            return Err(Unidentified::Refused((reason, Some((Box::new(principal), credential)))));
         }
-        let (scopes, credential) = (key.scope, CredentialKind::ApiKey);
-        Ok(Ok(Found { principal, scopes, credential, client_id: None, api_key: Some(key) }))
+        Ok(Asker {
+            scopes: key.scope.within(principal.role),
+            principal,
+            grants: grants.into(),
+            credential,
+            client_id: None,
+            sources: key.sources,
+            good: Timestamp::FIRST..key.expires_at.unwrap_or(Timestamp::LAST),
+            used: Some((key.id, AtomicI64::new(key.last_used_at.unwrap_or(Timestamp::FIRST).micros()))),
+        })
     }
 
-    async fn remember_use(&self, key: Option<&ApiKeyRow>) -> Result<(), Error> {
+    /// Remembers that an API key was used, to be written down within a second: the book has every use.
+    fn note_use(&self, asker: &Asker) {
         let now = self.now();
-        let is_old = |key: &&ApiKeyRow| key.last_used_at.is_none_or(|at| at.plus(LAST_USED_PRECISION) <= now);
-        let Some(key) = key.filter(is_old) else { return Ok(()) };
-        let mut tx = self.store.begin().await?;
-        api_keys::touch(&mut tx, key.id, now).await?;
-        Ok(tx.commit().await?)
+        if let Some(id) = asker.is_news(now, LAST_USED_PRECISION) {
+            self.uses.lock().unwrap_or_else(PoisonError::into_inner).insert(id, now);
+        }
+    }
+
+    /// Writes down when API keys were used last.
+    pub async fn record_uses(&self) -> Result<(), Error> {
+        let uses = std::mem::take(&mut *self.uses.lock().unwrap_or_else(PoisonError::into_inner));
+        let uses: Vec<_> = uses.into_iter().collect();
+        for some in uses.chunks(USES_AT_ONCE) {
+            let mut tx = self.store.begin().await?;
+            for (id, at) in some {
+                api_keys::touch(&mut tx, *id, *at).await?;
+            }
+            tx.commit().await?;
+        }
+        Ok(())
     }
 
     /// The digest under which an API key would be stored; `None` for what cannot be one, so that junk costs no query.
@@ -155,41 +194,49 @@ impl App {
     }
 }
 
-struct Found {
-    principal: Principal,
-    scopes: ScopeSet,
-    credential: CredentialKind,
-    client_id: Option<String>,
-    api_key: Option<ApiKeyRow>,
+/// Why it is not known who asks.
+enum Unidentified {
+    Refused(Refusal),
+    Failed(Error),
 }
 
-impl Found {
+fn refused(reason: &'static str) -> Unidentified {
+    Unidentified::Refused((reason, None))
+}
+
+impl<E: Into<Error>> From<E> for Unidentified {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl Asker {
     /// The same, if its owner is the one that the request names, is not shut out and may be where the request comes from.
-    fn checked(self, account: Option<&str>, origin: &Origin) -> Result<Self, Refusal> {
+    fn checked(self: Arc<Self>, account: Option<&str>, origin: &Origin) -> Result<Arc<Self>, Refusal> {
         let owner = &self.principal;
         let named = |account: &str| {
             account == owner.id.to_string()
                 || account.parse::<PrincipalName>().is_ok_and(|name| name == owner.name)
         };
-        let own = self.api_key.as_ref().map(|key| &key.sources);
         let reason = if !account.is_none_or(named) {
             "wrong_service_account"
         } else if !owner.is_enabled() {
             "disabled"
-        } else if !networks::allow(owner, own, &origin.source) {
+        } else if !networks::allow(owner, Some(&self.sources), &origin.source) {
             ELSEWHERE
         } else {
             return Ok(self);
         };
-        Err((reason, Some((Box::new(self.principal), self.credential))))
+        Err((reason, Some((Box::new(owner.clone()), self.credential))))
     }
 
-    fn into_caller(self, origin: Origin, revision: i64) -> Caller {
+    fn caller(&self, origin: Origin, revision: i64) -> Caller {
         Caller {
             principal: Some((self.principal.id, self.principal.kind)),
             name: self.principal.name.to_string(),
-            client_id: self.client_id,
-            scopes: self.scopes.within(self.principal.role),
+            client_id: self.client_id.clone(),
+            scopes: self.scopes,
+            grants: Arc::clone(&self.grants),
             credential: self.credential,
             origin,
             revision,

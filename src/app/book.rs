@@ -51,7 +51,8 @@ pub(super) struct Book {
 }
 
 struct Entry {
-    event: AuditEvent,
+    /// Taken when it is written.
+    event: Option<AuditEvent>,
     /// The revision at which it was decided that this may happen; if it has moved, the decision no longer stands.
     decided_at: Option<i64>,
     written: oneshot::Sender<Written>,
@@ -125,7 +126,7 @@ impl Book {
     async fn submit(&self, event: AuditEvent, decided_at: Option<i64>) -> Result<(), Error> {
         let (written, answer) = oneshot::channel();
         self.queue
-            .try_send(Entry { event, decided_at, written })
+            .try_send(Entry { event: Some(event), decided_at, written })
             .map_err(|_| Error::Unavailable("the book has too many events waiting".into()))?;
         match answer.instrument(tracing::info_span!("audit.commit")).await {
             Ok(Written::Durably) => Ok(()),
@@ -139,19 +140,20 @@ impl Book {
 async fn write(chain: Chain, mut entries: mpsc::Receiver<Entry>, healthy: Arc<AtomicBool>) {
     let mut batch = Vec::with_capacity(BATCH);
     while entries.recv_many(&mut batch, BATCH).await > 0 {
-        let result = write_batch(&chain, &batch).await;
+        let result = write_batch(&chain, &mut batch).await;
         healthy.store(result.is_ok(), Ordering::Relaxed);
-        if result.is_err() {
+        let failure = result.err().map(|error| error.to_string());
+        if failure.is_some() {
             // Who came while it was tried has waited for the same thing, and is not made to wait for it once more.
             while let Ok(entry) = entries.try_recv() {
                 batch.push(entry);
             }
         }
-        for (i, entry) in batch.drain(..).enumerate() {
-            let outcome = match &result {
-                Ok(stale) if stale.contains(&i) => Written::Stale,
-                Ok(_) => Written::Durably,
-                Err(error) => Written::Failed(error.to_string()),
+        for entry in batch.drain(..) {
+            let outcome = match &failure {
+                Some(cause) => Written::Failed(cause.clone()),
+                None if entry.event.is_some() => Written::Stale,
+                None => Written::Durably,
             };
             // Who has stopped waiting has gone; the event stays.
             let _ = entry.written.send(outcome);
@@ -159,24 +161,20 @@ async fn write(chain: Chain, mut entries: mpsc::Receiver<Entry>, healthy: Arc<At
     }
 }
 
-/// Writes the events whose decisions still stand, and tells which do not, by their places.
-async fn write_batch(chain: &Chain, batch: &[Entry]) -> Result<Vec<usize>, StoreError> {
+/// Writes the events whose decisions still stand; the others stay in their entries.
+async fn write_batch(chain: &Chain, batch: &mut [Entry]) -> Result<(), StoreError> {
     let prepared = prepare(chain, batch).await;
-    let (work, stale) = prepared.inspect_err(|_| chain.metrics().events_lost())?;
-    work.commit().await?;
-    Ok(stale)
+    let work = prepared.inspect_err(|_| chain.metrics().events_lost())?;
+    work.commit().await
 }
 
-async fn prepare(chain: &Chain, batch: &[Entry]) -> Result<(Work, Vec<usize>), StoreError> {
+async fn prepare(chain: &Chain, batch: &mut [Entry]) -> Result<Work, StoreError> {
     let mut work = chain.begin().await?;
     let revision = keys::revision(&mut work).await?;
-    let mut stale = Vec::new();
-    for (i, entry) in batch.iter().enumerate() {
-        if entry.decided_at.is_some_and(|decided_at| decided_at != revision) {
-            stale.push(i);
-            continue;
+    for entry in batch.iter_mut().filter(|entry| entry.decided_at.is_none_or(|at| at == revision)) {
+        if let Some(event) = entry.event.take() {
+            work.record(event).await?;
         }
-        work.record(entry.event.clone()).await?;
     }
-    Ok((work, stale))
+    Ok(work)
 }

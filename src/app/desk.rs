@@ -7,7 +7,7 @@ use std::{
     fs, io,
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
 use super::{
@@ -20,6 +20,7 @@ use super::{
     shed::Shed,
     signing_keys::Ring,
     throttle::Turns,
+    view::Views,
 };
 use crate::{
     crypto::{
@@ -246,6 +247,8 @@ impl App {
             passwords,
             turns: Turns::default(),
             shed: Shed::default(),
+            views: Views::new(),
+            uses: Mutex::default(),
             limits: Limiters::new(settings.limits),
             book,
             unwritten: Unwritten::default(),

@@ -14,7 +14,7 @@ use crate::{
     secret::Secret,
     store::{
         api_keys::{self, ApiKeyRow},
-        grants, imports, principals,
+        askers, grants, imports, principals,
     },
 };
 
@@ -167,7 +167,7 @@ impl App {
         account: Id,
         digest: TokenDigest,
     ) -> Result<(), Error> {
-        if let Some((known, _)) = api_keys::owner(change, digest).await? {
+        if let Some((_, known)) = askers::by_api_key(change, digest).await? {
             return Ok(api_keys::reinstate(change, known.id).await?);
         }
         let name = SERVICE_ACCOUNT.parse().map_err(Error::internal)?;

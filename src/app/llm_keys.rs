@@ -1,21 +1,16 @@
 //! Handing over provider keys: the reason for everything else.
 
-use std::collections::BTreeMap;
+use std::{slice, sync::Arc};
+
+pub use super::view::Handout;
 
 use super::{App, Error};
 use crate::{
-    crypto::keyring::Place,
+    crypto::keyring::{Place, SealError},
     metrics,
-    model::{
-        Action, AuditEvent, Caller, Id, ProjectName, Provider, Scope, Timestamp,
-        grant::{self},
-    },
+    model::{Action, AuditEvent, Caller, Granted, Id, ProjectName, Provider, Scope, Timestamp, grant},
     secret::Secret,
-    store::{
-        Connection,
-        grants::{self, Granted},
-        provider_keys::{self, CurrentKey},
-    },
+    store::provider_keys::{self, CurrentKey},
 };
 
 /// A provider key on its way out.
@@ -27,6 +22,8 @@ pub struct HandedKey {
     pub key: Secret,
     /// The number of its version.
     pub version: i64,
+    /// The row that holds it.
+    pub(super) version_id: Id,
     /// From when it is void, if it is known.
     pub expires_at: Option<Timestamp>,
 }
@@ -58,7 +55,7 @@ impl App {
         caller: &Caller,
         project: Option<&str>,
         is_current: impl Fn(&str) -> bool,
-    ) -> Result<Tagged<BTreeMap<Provider, HandedKey>>, Error> {
+    ) -> Result<Tagged<Arc<Handout>>, Error> {
         let read = self.read_project(caller, project, is_current).await;
         self.count(&read);
         read
@@ -71,7 +68,7 @@ impl App {
         project: Option<&str>,
         provider: &str,
         is_current: impl Fn(&str) -> bool,
-    ) -> Result<Tagged<HandedKey>, Error> {
+    ) -> Result<Tagged<Arc<HandedKey>>, Error> {
         let read = self.read_one(caller, project, provider, is_current).await;
         self.count(&read);
         read
@@ -93,15 +90,17 @@ impl App {
         caller: &Caller,
         project: Option<&str>,
         is_current: impl Fn(&str) -> bool,
-    ) -> Result<Tagged<BTreeMap<Provider, HandedKey>>, Error> {
-        let (project, keys) = self.entitled_keys(caller, project).await?;
-        let etag = self.etag(caller, &project, &keys);
+    ) -> Result<Tagged<Arc<Handout>>, Error> {
+        let (granted, handout) = self.entitled_keys(caller, project).await?;
+        let project = granted.project.clone();
+        let etag = self.etag(caller, &project, &handout.keys);
         if is_current(&etag) {
             return Ok(Tagged { etag, project, read: KeyRead::Unchanged });
         }
-        let handed = self.hand_over(caller, &project, keys, format!("project:{project}")).await?;
-        let handed = handed.into_iter().map(|key| (key.provider.clone(), key)).collect();
-        Ok(Tagged { etag, project, read: KeyRead::Handed(handed) })
+        let event = AuditEvent::by(caller, Action::LlmKeysRead).on(format!("project:{project}"));
+        self.check_seals(&handout, |_| true, &event).await?;
+        self.book.record_decision(event.version(&handout.versions), caller.revision).await?;
+        Ok(Tagged { etag, project, read: KeyRead::Handed(handout) })
     }
 
     async fn read_one(
@@ -110,109 +109,82 @@ impl App {
         project: Option<&str>,
         provider: &str,
         is_current: impl Fn(&str) -> bool,
-    ) -> Result<Tagged<HandedKey>, Error> {
-        let (project, mut keys) = self.entitled_keys(caller, project).await?;
-        let provider = provider.parse::<Provider>().ok();
-        keys.retain(|key| Some(&key.provider) == provider.as_ref());
-        if keys.is_empty() {
-            let event = AuditEvent::by(caller, Action::LlmKeysRead).on(format!("project:{project}"));
+    ) -> Result<Tagged<Arc<HandedKey>>, Error> {
+        let (granted, handout) = self.entitled_keys(caller, project).await?;
+        let (project, provider) = (granted.project.clone(), provider.parse::<Provider>().ok());
+        let event = AuditEvent::by(caller, Action::LlmKeysRead);
+        let is_asked = |other: &Provider| Some(other) == provider.as_ref();
+        let of_project = event.clone().on(format!("project:{project}"));
+        self.check_seals(&handout, is_asked, &of_project).await?;
+        let Some(key) = handout.keys.iter().find(|key| is_asked(&key.provider)) else {
+            let event = of_project;
             self.book.record(event.failed("unknown_provider")).await?;
             let detail = format!("project {project} has no key of this provider for you");
             return Err(Error::NotFound(detail));
-        }
-        let etag = self.etag(caller, &project, &keys);
+        };
+        let etag = self.etag(caller, &project, slice::from_ref(key));
         if is_current(&etag) {
             return Ok(Tagged { etag, project, read: KeyRead::Unchanged });
         }
-        let object = format!("provider_key:{project}/{}", keys[0].provider);
-        let handed = self.hand_over(caller, &project, keys, object).await?.into_iter().next();
-        let handed = handed.ok_or_else(|| Error::internal("the key vanished"))?;
-        Ok(Tagged { etag, project, read: KeyRead::Handed(handed) })
+        let event = event.on(format!("provider_key:{project}/{}", key.provider)).version(key);
+        self.book.record_decision(event, caller.revision).await?;
+        Ok(Tagged { etag, project, read: KeyRead::Handed(Arc::clone(key)) })
     }
 
-    /// The access decision: which current keys of which project this caller may have.
-    async fn entitled_keys(
+    /// The access decision: which keys of which project this caller may have.
+    async fn entitled_keys<'c>(
         &self,
-        caller: &Caller,
+        caller: &'c Caller,
         project: Option<&str>,
-    ) -> Result<(ProjectName, Vec<CurrentKey>), Error> {
+    ) -> Result<(&'c Granted, Arc<Handout>), Error> {
         let event = AuditEvent::by(caller, Action::LlmKeysRead);
         self.authorise(caller, Scope::LlmKeysRead, &event).await?;
-        let mut db = self.store.read().await?;
-        let granted = match self.granted(&mut db, caller, project).await {
+        let granted = match granted(caller, project) {
             Ok(granted) => granted,
             Err(error) => {
-                drop(db);
                 self.book.record(event.denied(error.code())).await?;
                 return Err(error);
             }
         };
-        let mut keys = provider_keys::current(&mut db, granted.project_id, self.now()).await?;
-        keys.retain(|key| grant::permits(granted.providers.as_ref(), &key.provider));
-        Ok((granted.project, keys))
-    }
-
-    /// The grant that applies: on the project asked for, else on the only one, else on `default`.
-    async fn granted(
-        &self,
-        db: &mut Connection,
-        caller: &Caller,
-        project: Option<&str>,
-    ) -> Result<Granted, Error> {
-        let Some((principal, _)) = caller.principal else {
-            return Err(Error::Forbidden("keys are handed to users and service accounts only".to_owned()));
-        };
-        let mut granted = grants::of_principal(db, principal).await?;
-        let wanted = match project {
-            Some(name) => {
-                let name = name.parse::<ProjectName>().ok();
-                granted.iter().position(|grant| Some(&grant.project) == name.as_ref())
-            }
-            None if granted.len() == 1 => Some(0),
-            None => granted.iter().position(|grant| grant.project == ProjectName::default_project()),
-        };
-        match wanted {
-            Some(index) => Ok(granted.swap_remove(index)),
-            // The same whether the project exists or not.
-            None if project.is_some() => {
-                Err(Error::Forbidden("you have no grant on this project".to_owned()))
-            }
-            None if granted.is_empty() => {
-                Err(Error::Forbidden("you have no grant on any project".to_owned()))
-            }
-            None => {
-                let names: Vec<_> = granted.iter().map(|grant| grant.project.as_str()).collect();
-                Err(Error::Invalid(format!("name one of your projects with ?project=: {}", names.join(", "))))
-            }
+        let view = self.view().await?;
+        if view.revision != caller.revision {
+            return Err(Error::Stale);
         }
+        Ok((granted, self.handout(&view, granted, self.open_keys(granted)).await?))
     }
 
-    /// Opens the keys, and returns them only when the book says durably that they were handed over.
-    async fn hand_over(
+    /// Fails, and has it written down, if one of the keys asked for did not open.
+    async fn check_seals(
         &self,
-        caller: &Caller,
-        project: &ProjectName,
-        keys: Vec<CurrentKey>,
-        object: String,
-    ) -> Result<Vec<HandedKey>, Error> {
-        let versions: Vec<_> = keys.iter().map(|key| format!("{}={}", key.provider, key.version)).collect();
-        let event = AuditEvent::by(caller, Action::LlmKeysRead).on(object).version(versions.join(" "));
-        let opened: Result<Vec<_>, _> = keys.into_iter().map(|key| self.open_key(key)).collect();
-        let opened = match opened {
-            Ok(opened) => opened,
-            Err(error) => {
-                tracing::error!(%project, "a sealed provider key does not open");
-                self.book.record(event.failed("not_authentic")).await?;
-                return Err(error);
-            }
+        handout: &Handout,
+        asked: impl Fn(&Provider) -> bool,
+        event: &AuditEvent,
+    ) -> Result<(), Error> {
+        let Some(broken) = handout.broken.iter().find(|provider| asked(provider)) else { return Ok(()) };
+        tracing::error!(provider = %broken, "a sealed provider key does not open");
+        self.book.record(event.clone().failed("not_authentic")).await?;
+        Err(Error::internal(SealError::NotAuthentic))
+    }
+
+    /// Opens the keys of a grant. They are returned to nobody before the book says durably that they were handed over.
+    async fn open_keys(&self, granted: &Granted) -> Result<Handout, Error> {
+        let mut db = self.store.read().await?;
+        let mut keys = provider_keys::current(&mut db, granted.project_id, self.now()).await?;
+        drop(db);
+        keys.retain(|key| grant::permits(granted.providers.as_ref(), &key.provider));
+        let mut broken = Vec::new();
+        let open = |key: CurrentKey| {
+            let provider = key.provider.clone();
+            self.open_key(key).map_err(|_| broken.push(provider)).ok()
         };
-        self.book.record_decision(event, caller.revision).await?;
-        Ok(opened)
+        let opened = keys.into_iter().filter_map(open).collect();
+        Ok(Handout::new(opened, broken))
     }
 
     fn open_key(&self, key: CurrentKey) -> Result<HandedKey, Error> {
         let plain = self.open_version(key.version_id, &key.sealed)?;
-        Ok(HandedKey { provider: key.provider, key: plain, version: key.version, expires_at: key.expires_at })
+        let CurrentKey { provider, version, version_id, expires_at, .. } = key;
+        Ok(HandedKey { provider, key: plain, version, version_id, expires_at })
     }
 
     /// Opens the sealed value of a provider key version.
@@ -222,11 +194,41 @@ impl App {
         Ok(Secret::new(text))
     }
 
-    fn etag(&self, caller: &Caller, project: &ProjectName, keys: &[CurrentKey]) -> String {
+    fn etag(&self, caller: &Caller, project: &ProjectName, keys: &[Arc<HandedKey>]) -> String {
         let versions: Vec<_> = keys.iter().map(|key| (&key.provider, key.version, key.version_id)).collect();
         let said = format!("{:?} {project} {versions:?}", caller.principal);
         let mac = self.keyring.mac("etag", said.as_bytes());
         format!("\"{}\"", super::hex(&mac[..16]))
+    }
+}
+
+/// The grant that applies: on the project asked for, else on the only one, else on `default`.
+fn granted<'c>(caller: &'c Caller, project: Option<&str>) -> Result<&'c Granted, Error> {
+    if caller.principal.is_none() {
+        return Err(Error::Forbidden("keys are handed to users and service accounts only".to_owned()));
+    }
+    let grants = &caller.grants;
+    let on = |name: &ProjectName| grants.iter().find(|grant| grant.project == *name);
+    let found = match project {
+        Some(name) => name.parse().ok().and_then(|name| on(&name)),
+        None if grants.len() == 1 => grants.first(),
+        None => on(&ProjectName::default_project()),
+    };
+    found.ok_or_else(|| match project {
+        // The same whether the project exists or not.
+        Some(_) => Error::Forbidden("you have no grant on this project".to_owned()),
+        None if grants.is_empty() => Error::Forbidden("you have no grant on any project".to_owned()),
+        None => {
+            let names: Vec<_> = grants.iter().map(|grant| grant.project.as_str()).collect();
+            Error::Invalid(format!("name one of your projects with ?project=: {}", names.join(", ")))
+        }
+    })
+}
+
+impl std::fmt::Display for HandedKey {
+    /// Its version, for the book.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}={}", self.provider, self.version)
     }
 }
 

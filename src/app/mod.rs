@@ -35,9 +35,16 @@ mod throttle;
 pub mod token;
 mod upkeep;
 pub mod users;
+mod view;
 pub mod vital;
 
-use std::{net::IpAddr, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    str::FromStr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 pub use authenticate::Presented;
 pub use book::{Fault, Kind as FaultKind, Report};
@@ -121,6 +128,9 @@ pub struct App {
     passwords: PasswordPool,
     turns: throttle::Turns,
     shed: shed::Shed,
+    views: view::Views,
+    /// When API keys were used last, until it is written down.
+    uses: Mutex<HashMap<Id, Timestamp>>,
     limits: limits::Limiters,
     book: book::Book,
     unwritten: alarms::Unwritten,
@@ -204,6 +214,9 @@ impl App {
 
     /// Waits for what is being written and closes the database.
     pub async fn close(&self) {
+        if let Err(error) = self.record_uses().await {
+            tracing::warn!(%error, "could not remember which API keys were used");
+        }
         self.store.close().await;
     }
 }

@@ -5,14 +5,10 @@ use std::collections::BTreeSet;
 use super::{App, Error, change::Change, session::not_a_principal, users::gives_role};
 use crate::{
     model::{
-        Action, Caller, GrantType, Id, Listed, Networks, Page, Principal, PrincipalKind, PrincipalName, Role,
-        Scope, ScopeSet,
+        Action, Caller, GrantType, Granted, Id, Listed, Networks, Page, Principal, PrincipalKind,
+        PrincipalName, Role, Scope, ScopeSet,
     },
-    store::{
-        Connection,
-        grants::{self, Granted},
-        principals, token_families,
-    },
+    store::{Connection, grants, principals, token_families},
 };
 
 /// What to change of a principal; `None` leaves it as it is.

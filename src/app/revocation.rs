@@ -1,6 +1,6 @@
 //! Revoking a token (RFC 7009) and asking about one (RFC 7662).
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     App, Error,
@@ -11,6 +11,7 @@ use super::{
 pub use crate::crypto::jwt::AccessClaims;
 use crate::{
     crypto::{self, jwt},
+    metrics::Lookup,
     model::{Action, AuditEvent, Caller, Id, Origin, Scope, ScopeSet, Timestamp, TokenKind},
     secret::Secret,
     store::{principals, token_families},
@@ -97,7 +98,7 @@ impl App {
             let end = i64::try_from(claims.exp).unwrap_or(i64::MAX).saturating_mul(1_000_000);
             // A little longer than the token itself, because of the leeway with which it is accepted.
             let end = Timestamp::from_micros(end).plus(Duration::from_mins(1));
-            Revocable::AccessToken { jti: claims.jti, end }
+            Revocable::AccessToken { jti: claims.jti.clone(), end }
         }))
     }
 
@@ -167,20 +168,21 @@ impl App {
         let Some(owner) = owner.filter(crate::model::Principal::is_enabled) else { return Ok(None) };
         // What the token allows today, which a smaller role may have made less.
         let scope = ScopeSet::of_token(&claims.scope).unwrap_or_default().within(owner.role).to_string();
-        Ok(Some(AccessClaims { scope, ..claims }))
+        Ok(Some(AccessClaims { scope, ..claims.as_ref().clone() }))
     }
 
-    fn access_token_of(&self, client: &Client, text: &str) -> Option<AccessClaims> {
+    fn access_token_of(&self, client: &Client, text: &str) -> Option<Arc<AccessClaims>> {
         self.verify_access_token(text).ok().filter(|claims| claims.client_id == client.id())
     }
 
     /// Signature, issuer, audience and time; not whether it was revoked.
-    pub(super) fn verify_access_token(&self, text: &str) -> Result<AccessClaims, jwt::JwtError> {
+    pub(super) fn verify_access_token(&self, text: &str) -> Result<Arc<AccessClaims>, jwt::JwtError> {
         let expected = jwt::Expectation {
             issuer: &self.settings.issuer,
             audience: &self.settings.audience,
             max_ttl: MAX_ACCESS_TTL,
         };
-        self.signing_keys.verify(text, &expected, self.now())
+        let note = |known| self.metrics.looked_up(Lookup::Signature, known);
+        self.signing_keys.verify(text, &expected, self.now(), note)
     }
 }

@@ -10,13 +10,16 @@ use std::{
     time::Duration,
 };
 
-use super::{App, Error, revocation::MAX_ACCESS_TTL};
+use quick_cache::sync::Cache;
+
+use super::{App, Error, revocation::MAX_ACCESS_TTL, view::cache};
 use crate::{
     crypto::{
+        self,
         jwt::{self, AccessClaims, Expectation, JwtError, SigningKey},
         keyring::Place,
     },
-    model::{Action, AuditEvent, Caller, Id, Scope, Timestamp},
+    model::{Action, AuditEvent, Caller, Id, Scope, Timestamp, TokenDigest},
     secret::Secret,
     store::{Connection, keys},
 };
@@ -43,13 +46,25 @@ pub struct SigningKeyInfo {
     pub cryptoperiod_ends_at: Timestamp,
 }
 
-/// The keys in memory, newest first. Read at every signature and verification, replaced when the database has changed.
+/// The keys in memory. Read at every signature and verification, replaced when the database has changed.
 #[derive(Debug)]
 pub(super) struct Ring {
-    keys: RwLock<Arc<Vec<RingKey>>>,
+    loaded: RwLock<Arc<Loaded>>,
     /// For how long a deactivated key still verifies.
     overlap: Duration,
 }
+
+/// The keys as of a revision, newest first.
+#[derive(Debug)]
+struct Loaded {
+    revision: i64,
+    keys: Vec<RingKey>,
+    /// What they have verified, by the digest of the whole token: a signature is checked once.
+    verified: Arc<Cache<TokenDigest, Arc<AccessClaims>>>,
+}
+
+/// How many tokens are known to be genuine.
+const VERIFIED: u64 = 32 * 1024;
 
 #[derive(Debug)]
 struct RingKey {
@@ -62,47 +77,67 @@ struct RingKey {
 impl Ring {
     pub(super) fn empty() -> Self {
         // Until the last token it can have signed is over, and a minute for clocks that disagree.
-        Self { keys: RwLock::default(), overlap: MAX_ACCESS_TTL + Duration::from_mins(1) }
+        let loaded = Loaded { revision: -1, keys: Vec::new(), verified: Arc::new(cache(VERIFIED)) };
+        Self { loaded: RwLock::new(Arc::new(loaded)), overlap: MAX_ACCESS_TTL + Duration::from_mins(1) }
     }
 
-    fn keys(&self) -> Arc<Vec<RingKey>> {
-        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+    fn loaded(&self) -> Arc<Loaded> {
+        Arc::clone(&self.loaded.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Replaces the keys, unless newer ones were read meanwhile. Other keys have verified nothing yet.
+    fn put(&self, revision: i64, keys: Vec<RingKey>) {
+        let mut present = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
+        if revision < present.revision {
+            return;
+        }
+        let is_same = keys.iter().map(|key| key.key.kid()).eq(present.keys.iter().map(|key| key.key.kid()));
+        let verified = if is_same { Arc::clone(&present.verified) } else { Arc::new(cache(VERIFIED)) };
+        *present = Arc::new(Loaded { revision, keys, verified });
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.keys().is_empty()
+        self.loaded().keys.is_empty()
     }
 
     /// From when on the key signs that signs now.
     pub(super) fn activated_at(&self, now: Timestamp) -> Option<Timestamp> {
-        self.keys().iter().map(|key| key.activates_at).find(|at| *at <= now)
+        self.loaded().keys.iter().map(|key| key.activates_at).find(|at| *at <= now)
     }
 
     /// Signs with the newest key that is active.
     pub(super) fn sign(&self, claims: &AccessClaims, now: Timestamp) -> Result<Secret, Error> {
-        let keys = self.keys();
-        let active = keys.iter().find(|key| key.activates_at <= now);
+        let loaded = self.loaded();
+        let active = loaded.keys.iter().find(|key| key.activates_at <= now);
         let active = active.ok_or_else(|| Error::internal("there is no active signing key"))?;
         active.key.sign(claims).map_err(Error::internal)
     }
 
-    /// Verifies against the keys that are active or deactivated.
+    /// Verifies against the keys that are active or deactivated. `note` is told whether the token was known to be genuine.
     pub(super) fn verify(
         &self,
         token: &str,
         expected: &Expectation<'_>,
         now: Timestamp,
-    ) -> Result<AccessClaims, JwtError> {
-        let keys = self.keys();
-        let valid: Vec<_> = keys.iter().filter(|key| key.is_valid(now)).map(|key| &key.key).collect();
-        jwt::verify(token, &valid, expected, now)
+        note: impl FnOnce(bool),
+    ) -> Result<Arc<AccessClaims>, JwtError> {
+        let (loaded, digest) = (self.loaded(), crypto::token_digest(token));
+        let known = loaded.verified.get(&digest).filter(|claims| claims.accepted().contains(&now));
+        note(known.is_some());
+        if let Some(claims) = known {
+            return Ok(claims);
+        }
+        let valid: Vec<_> = loaded.keys.iter().filter(|key| key.is_valid(now)).map(|key| &key.key).collect();
+        let claims = Arc::new(jwt::verify(token, &valid, expected, now)?);
+        loaded.verified.insert(digest, Arc::clone(&claims));
+        Ok(claims)
     }
 
     /// The public keys that verify what is signed now or soon, or was signed lately (RFC 7517 §5).
     pub(super) fn public(&self, now: Timestamp) -> serde_json::Value {
-        let keys = self.keys();
+        let loaded = self.loaded();
         let valid: Vec<_> =
-            keys.iter().filter(|key| key.is_valid(now)).map(|key| key.key.public_jwk()).collect();
+            loaded.keys.iter().filter(|key| key.is_valid(now)).map(|key| key.key.public_jwk()).collect();
         serde_json::json!({ "keys": valid })
     }
 }
@@ -120,8 +155,10 @@ fn place(id: Id) -> Place<'static> {
 impl App {
     /// Reads the keys of the configured algorithm from the database.
     pub(super) async fn load_signing_keys(&self) -> Result<(), Error> {
-        let loaded = self.read_signing_keys(&mut self.store.read().await?).await?;
-        *self.signing_keys.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(loaded);
+        let mut db = self.store.read().await?;
+        let revision = keys::revision(&mut db).await?;
+        let loaded = self.read_signing_keys(&mut db).await?;
+        self.signing_keys.put(revision, loaded);
         Ok(())
     }
 
@@ -226,7 +263,7 @@ impl App {
     /// Replaces a signing key whose cryptoperiod is over.
     pub(super) async fn replace_old_signing_key(&self) -> Result<(), Error> {
         let now = self.now();
-        let newest = self.signing_keys.keys().first().map(|key| key.activates_at);
+        let newest = self.signing_keys.loaded().keys.first().map(|key| key.activates_at);
         if newest.is_some_and(|at| at.plus(CRYPTOPERIOD) <= now) {
             let caller = Caller::operating_system("keydesk", self.new_request_id());
             self.rotate_signing_key(&caller, false).await?;

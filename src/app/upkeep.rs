@@ -3,13 +3,7 @@
 //! Each of these goes at its own pace, so that a disk that hangs, or a book with years to remove, delays no other: above all
 //! not that a revocation at the command line is in force within a second.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
@@ -28,10 +22,10 @@ const BATCH: i64 = 500;
 impl App {
     /// Runs until it is dropped.
     pub async fn upkeep(self: Arc<Self>) {
-        let seen = AtomicI64::new(0);
         tokio::join!(
-            every(WATCH, "could not look for changes", || self.notice(&seen)),
+            every(WATCH, "could not look for changes", || self.notice()),
             every(SECOND, "could not write down what was turned away", || self.record_shed()),
+            every(SECOND, "could not remember which API keys were used", || self.record_uses()),
             every(SECOND, "could not make a checkpoint of the book", || self.make_due_checkpoint(false)),
             every(SECOND, "could not look which checkpoints are to be filed", || self.file_checkpoints()),
             every(FORGET, "could not clear what is over", || self.forget()),
@@ -39,14 +33,10 @@ impl App {
         );
     }
 
-    /// Reads the signing keys again if anything that decides access has changed.
-    async fn notice(&self, seen: &AtomicI64) -> Result<(), Error> {
-        let revision = keys::revision(&mut self.store.read().await?).await?;
-        if revision != seen.load(Ordering::Relaxed) {
-            self.load_signing_keys().await?;
-            seen.store(revision, Ordering::Relaxed);
-        }
-        Ok(())
+    /// Begins a new view if another process has changed anything that decides access.
+    async fn notice(&self) -> Result<(), Error> {
+        keys::revision(&mut self.store.read().await?).await?;
+        self.view().await.map(drop)
     }
 
     /// Forgets sessions, revocations, throttles and messages that are over, and replaces an old signing key.

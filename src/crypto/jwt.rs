@@ -5,7 +5,7 @@
 //! header of exactly `alg`, `typ` and `kid`; a token with anything else in it is not ours, so `jku`, `jwk`, `x5u`, `crit`
 //! and `zip` are refused before any of them could mean something.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, ops::Range, str::FromStr, time::Duration};
 
 use aws_lc_rs::{
     encoding::AsDer,
@@ -205,6 +205,16 @@ pub struct AccessClaims {
     /// The user's name; absent for machines.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
+}
+
+impl AccessClaims {
+    /// From when to when the token is accepted: our clock and the issuer's may differ a little.
+    pub fn accepted(&self) -> Range<Timestamp> {
+        let moment = |seconds: u64| {
+            Timestamp::from_micros(i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000))
+        };
+        moment(self.iat.saturating_sub(LEEWAY_SECONDS))..moment(self.exp.saturating_add(LEEWAY_SECONDS))
+    }
 }
 
 /// What a token must be to be accepted.

@@ -1,6 +1,6 @@
 //! `GET /llm-keys`: the keys a caller may use.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use poem::{Request, Result};
 use poem_openapi::{
@@ -17,7 +17,7 @@ use super::{
     query::refuse_repeated,
     quota::meter,
 };
-use crate::app::llm_keys::{HandedKey, KeyRead};
+use crate::app::llm_keys::{HandedKey, Handout, KeyRead};
 
 /// Provider keys, by provider.
 #[derive(NewType)]
@@ -141,12 +141,7 @@ impl LlmKeysApi {
         let found = found?;
         Ok(match found.read {
             KeyRead::Unchanged => KeysAnswer::Unchanged(found.etag, VARY.to_owned()),
-            KeyRead::Handed(keys) => {
-                #[expect(clippy::disallowed_methods, reason = "the keys go to whom they are granted")]
-                let map: BTreeMap<_, _> =
-                    keys.iter().map(|(provider, key)| (provider.as_str(), key.key.expose())).collect();
-                KeysAnswer::Keys(JsonBody::of(&map), found.etag, VARY.to_owned())
-            }
+            KeyRead::Handed(keys) => KeysAnswer::Keys(all(&keys), found.etag, VARY.to_owned()),
         })
     }
 
@@ -190,6 +185,15 @@ impl LlmKeysApi {
             }
         })
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the keys go to whom they are granted")]
+fn all(handout: &Handout) -> JsonBody<LlmKeys> {
+    let render = |keys: &[Arc<HandedKey>]| {
+        let map: BTreeMap<_, _> = keys.iter().map(|key| (key.provider.as_str(), key.key.expose())).collect();
+        serde_json::to_vec(&map).unwrap_or_default()
+    };
+    JsonBody::ready(handout.body(render).expose())
 }
 
 #[expect(clippy::disallowed_methods, reason = "the key goes to whom it is granted")]

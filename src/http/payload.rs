@@ -5,6 +5,7 @@
 
 use std::marker::PhantomData;
 
+use hyper::body::Bytes;
 use poem::{IntoResponse, Response, http::header};
 use poem_openapi::{
     ApiResponse,
@@ -15,7 +16,7 @@ use poem_openapi::{
 
 /// A JSON body that the specification describes as `T`.
 pub(super) struct JsonBody<T> {
-    bytes: Vec<u8>,
+    bytes: Bytes,
     described_as: PhantomData<fn() -> T>,
 }
 
@@ -24,6 +25,11 @@ impl<T> JsonBody<T> {
     pub(super) fn of(value: &impl serde::Serialize) -> Self {
         // Our values have string keys and no fallible serialisers, so this cannot fail; an empty body would be seen.
         let bytes = serde_json::to_vec(value).unwrap_or_default();
+        Self::ready(bytes.into())
+    }
+
+    /// The body that is these bytes.
+    pub(super) fn ready(bytes: Bytes) -> Self {
         Self { bytes, described_as: PhantomData }
     }
 }

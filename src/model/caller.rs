@@ -1,6 +1,8 @@
 //! Who is asking, proven by what, from where: the first argument of every operation.
 
-use super::{Id, PrincipalKind, Scope, ScopeSet};
+use std::sync::Arc;
+
+use super::{Granted, Id, PrincipalKind, Scope, ScopeSet};
 
 /// Where a request came from, for the book.
 #[derive(Clone, Debug)]
@@ -53,6 +55,8 @@ pub struct Caller {
     pub client_id: Option<String>,
     /// What this credential allows.
     pub scopes: ScopeSet,
+    /// Which keys the principal is granted, by project.
+    pub grants: Arc<[Granted]>,
     /// What was shown.
     pub credential: CredentialKind,
     /// From where.
@@ -70,6 +74,7 @@ impl Caller {
             name: format!("os:{user}"),
             client_id: None,
             scopes: ScopeSet::all(),
+            grants: Arc::default(),
             credential: CredentialKind::OperatingSystem,
             origin: Origin { source: "local".to_owned(), request_id },
             revision: 0,

@@ -17,6 +17,11 @@ const RFC_3339: &[BorrowedFormatItem<'_>] =
 pub struct Timestamp(i64);
 
 impl Timestamp {
+    /// The beginning of time.
+    pub const FIRST: Self = Self(i64::MIN);
+    /// The end of time.
+    pub const LAST: Self = Self(i64::MAX);
+
     /// From microseconds since the epoch.
     pub const fn from_micros(micros: i64) -> Self {
         Self(micros)

@@ -29,6 +29,18 @@ pub struct Grant {
     pub created_at: Timestamp,
 }
 
+/// A principal's own grant, as the access decision needs it.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Granted {
+    /// The project.
+    #[serde(skip)]
+    pub project_id: Id,
+    /// Its name.
+    pub project: ProjectName,
+    /// Only these providers; `None` is all.
+    pub providers: Option<BTreeSet<Provider>>,
+}
+
 /// Whether a grant limited to `providers` covers `provider`.
 pub fn permits(providers: Option<&BTreeSet<Provider>>, provider: &Provider) -> bool {
     providers.is_none_or(|some| some.contains(provider))

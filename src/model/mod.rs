@@ -27,7 +27,7 @@ pub use caller::{Caller, CredentialKind, Origin};
 pub use chain::{Head, Mac};
 pub use clock::{Clock, SystemClock, Timestamp};
 pub use entropy::Entropy;
-pub use grant::{Grant, Project};
+pub use grant::{Grant, Granted, Project};
 pub use id::Id;
 pub use name::{NameError, PrincipalName, ProjectName};
 pub use network::{Network, Networks};

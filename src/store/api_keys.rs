@@ -3,9 +3,8 @@
 use super::{
     Connection, StoreError, Tx,
     db::{Row, must_hit, sql},
-    principals,
 };
-use crate::model::{Id, Networks, Principal, PrincipalName, Scope, ScopeSet, Timestamp, TokenDigest};
+use crate::model::{Id, Networks, PrincipalName, Scope, ScopeSet, Timestamp, TokenDigest};
 
 /// An API key as it may be shown: everything but the key.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -48,35 +47,10 @@ impl ApiKeyRow {
     }
 }
 
-/// The key of that digest and its owner.
-pub async fn owner(
-    db: &mut Connection,
-    digest: TokenDigest,
-) -> Result<Option<(ApiKeyRow, Principal)>, StoreError> {
-    let statement = sql(
-        "select k.id as key_id, k.label, k.scope, k.sources, k.expires_at, k.revoked_at, k.last_used_at, \
-                         k.created_at as key_created_at, p.* \
-                         from api_keys k join principals p on p.id = k.principal_id where k.digest = $1",
-    );
-    let read = |row: &Row<'_>| {
-        let key = ApiKeyRow {
-            id: row.id("key_id")?,
-            created_at: row.time("key_created_at")?,
-            ..read_row(row, "name")?
-        };
-        Ok((key, principals::read(row)?))
-    };
-    db.optional(statement.bind(digest), read).await
-}
-
 fn read(row: &Row<'_>) -> Result<ApiKeyRow, StoreError> {
-    read_row(row, "principal")
-}
-
-fn read_row(row: &Row<'_>, principal: &str) -> Result<ApiKeyRow, StoreError> {
     Ok(ApiKeyRow {
         id: row.id("id")?,
-        principal: row.parsed(principal)?,
+        principal: row.parsed("principal")?,
         label: row.text("label")?,
         scope: row.parsed("scope")?,
         sources: row.networks("sources")?,

@@ -4,21 +4,68 @@ use std::{collections::HashMap, fmt};
 
 use super::{
     Connection, StoreError, Tx,
-    db::{Row, must_hit, sql},
+    db::{Row, Statement, inconsistent, sql},
 };
 use crate::model::{
     Head, Id, Mac, Timestamp,
     audit::{Position, RecordedEvent},
 };
 
+/// Every column of an event.
+macro_rules! columns {
+    () => {
+        "id, stream, seq, at, action, outcome, actor, principal_id, principal_kind, client_id, credential, \
+         object, version, detail, source, request_id, reason, heads, mac"
+    };
+}
+
 /// Whole events, of those that the rest of the statement says.
 macro_rules! select {
     ($rest:literal) => {
-        sql(concat!(
-            "select id, stream, seq, at, action, outcome, actor, principal_id, principal_kind, client_id, credential, \
-             object, version, detail, source, request_id, reason, heads, mac from audit_events ",
-            $rest
-        ))
+        sql(concat!("select ", columns!(), " from audit_events ", $rest))
+    };
+}
+
+/// The places of rows: not numbered, because SQLite looks a number up among all of them.
+macro_rules! one {
+    () => {
+        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    };
+}
+macro_rules! eight_of {
+    ($rows:ident) => {
+        concat!(
+            $rows!(),
+            ",",
+            $rows!(),
+            ",",
+            $rows!(),
+            ",",
+            $rows!(),
+            ",",
+            $rows!(),
+            ",",
+            $rows!(),
+            ",",
+            $rows!(),
+            ",",
+            $rows!()
+        )
+    };
+}
+macro_rules! eight {
+    () => {
+        eight_of!(one)
+    };
+}
+macro_rules! sixty_four {
+    () => {
+        eight_of!(eight)
+    };
+}
+macro_rules! insert {
+    ($rows:expr) => {
+        concat!("insert into audit_events (", columns!(), ") values ", $rows)
     };
 }
 
@@ -55,32 +102,45 @@ impl fmt::Display for Filter {
     }
 }
 
-/// Writes `event` in its place.
-pub async fn insert(tx: &mut Tx, event: RecordedEvent) -> Result<(), StoreError> {
-    let statement = sql("insert into audit_events (id, stream, seq, at, action, outcome, actor, principal_id, principal_kind, \
-                         client_id, credential, object, version, detail, source, request_id, reason, heads, mac) values \
-                         ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)")
-    .bind(event.id)
-    .bind(event.stream)
-    .bind(event.seq)
-    .bind(event.at)
-    .bind(event.action)
-    .bind(event.outcome)
-    .bind(event.actor)
-    .bind(event.principal_id)
-    .bind(event.principal_kind)
-    .bind(event.client_id)
-    .bind(event.credential)
-    .bind(event.object)
-    .bind(event.version)
-    .bind(event.detail)
-    .bind(event.source)
-    .bind(event.request_id)
-    .bind(event.reason)
-    .bind(event.heads)
-    .bind(event.mac);
-    // A trigger that somebody has added could swallow it.
-    must_hit(tx.execute(statement).await?, "audit_events")
+/// Writes events in their places.
+pub async fn insert(tx: &mut Tx, events: Vec<RecordedEvent>) -> Result<(), StoreError> {
+    let mut rest = events.into_iter();
+    while rest.len() > 0 {
+        let (rows, text) = INSERTS.into_iter().find(|(rows, _)| *rows <= rest.len()).unwrap_or(INSERTS[2]);
+        let statement = rest.by_ref().take(rows).fold(sql(text), bind);
+        // A trigger that somebody has added could swallow some.
+        if tx.execute(statement).await? != rows as u64 {
+            return Err(inconsistent("audit_events"));
+        }
+    }
+    Ok(())
+}
+
+/// Statements that insert so many events, as few as there can be for any number: each costs a round to the database.
+const INSERTS: [(usize, &str); 3] =
+    [(64, insert!(sixty_four!())), (8, insert!(eight!())), (1, insert!(one!()))];
+
+fn bind(statement: Statement, event: RecordedEvent) -> Statement {
+    statement
+        .bind(event.id)
+        .bind(event.stream)
+        .bind(event.seq)
+        .bind(event.at)
+        .bind(event.action)
+        .bind(event.outcome)
+        .bind(event.actor)
+        .bind(event.principal_id)
+        .bind(event.principal_kind)
+        .bind(event.client_id)
+        .bind(event.credential)
+        .bind(event.object)
+        .bind(event.version)
+        .bind(event.detail)
+        .bind(event.source)
+        .bind(event.request_id)
+        .bind(event.reason)
+        .bind(event.heads)
+        .bind(event.mac)
 }
 
 /// The newest events below `before` that pass the filter, newest first. Both ends are always bound, so that the index

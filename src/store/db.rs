@@ -4,21 +4,31 @@
 //! read. `synchronous=FULL`: with `NORMAL`, acknowledged transactions are lost at a power cut.
 
 mod integrity;
+mod row;
+mod statement;
 
-use std::{fs, io, ops, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs, io, ops,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
 use sqlx::{
-    Row as _, SqlSafeStr as _, Sqlite, SqlitePool, ValueRef as _,
+    SqlSafeStr as _, Sqlite, SqlitePool,
     migrate::{Migration, MigrationType, Migrator},
     pool::PoolConnection,
     sqlite::{
-        SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions,
-        SqliteRow, SqliteSynchronous,
+        SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
     },
 };
 use tracing::{Instrument as _, Span};
 
-use crate::model::{Id, Mac, Networks, Timestamp, TokenDigest};
+pub(super) use row::{Read, Row};
+pub(super) use statement::{Statement, sql};
 
 /// How long a request waits for a connection, and then for another process's lock, before it is told to come back. Both
 /// together are less than the five seconds after which clients give up.
@@ -81,6 +91,7 @@ pub struct Store {
     write: SqlitePool,
     read: SqlitePool,
     file: Arc<Path>,
+    revision: Arc<AtomicI64>,
 }
 
 impl Store {
@@ -104,7 +115,15 @@ impl Store {
             .map_err(|error| StoreError::Unavailable(sqlx::Error::Migrate(Box::new(error))))?;
         // After the writer, which creates the file and switches it to WAL.
         let read = pool(READERS).connect_with(options.create_if_missing(false).read_only(true)).await?;
-        Ok(Self { write, read, file: Arc::from(path) })
+        let store = Self { write, read, file: Arc::from(path), revision: Arc::default() };
+        super::keys::revision(&mut store.read().await?).await?;
+        Ok(store)
+    }
+
+    /// The newest revision that this process knows of: at least that of its own last commit. What other processes have
+    /// changed is noticed by whoever reads the revision from the database.
+    pub fn revision(&self) -> i64 {
+        self.revision.load(Ordering::Acquire)
     }
 
     /// The file on whose disk everything is.
@@ -134,7 +153,7 @@ impl Store {
         match found {
             None => Err(StoreError::NotOurs(": it has no tables")),
             Some(found) if found > known => Err(StoreError::Newer { found, known }),
-            Some(_) => Ok(Connection(Inner::Read(connection))),
+            Some(_) => Ok(Connection { inner: Inner::Read(connection), revision: Arc::default() }),
         }
     }
 
@@ -143,19 +162,23 @@ impl Store {
         let begin = async {
             let mut connection = self.write.acquire().await?;
             sqlx::query("begin immediate").execute(&mut *connection).await?;
-            Ok(Tx(Connection(Inner::Write(connection))))
+            Ok(Tx { connection: self.connection(Inner::Write(connection)), bumped: None })
         };
         begin.instrument(span("begin immediate")).await
     }
 
     /// A connection that only reads.
     pub async fn read(&self) -> Result<Connection, StoreError> {
-        Ok(Connection(Inner::Read(self.read.acquire().await?)))
+        Ok(self.connection(Inner::Read(self.read.acquire().await?)))
     }
 
     /// A connection that reads everything as it is at one moment, whatever is written meanwhile.
     pub async fn snapshot(&self) -> Result<Connection, StoreError> {
-        Ok(Connection(Inner::Snapshot(self.read.begin().await?)))
+        Ok(self.connection(Inner::Snapshot(self.read.begin().await?)))
+    }
+
+    fn connection(&self, inner: Inner) -> Connection {
+        Connection { inner, revision: Arc::clone(&self.revision) }
     }
 
     /// Closes every connection; the last one moves the write-ahead log into the database.
@@ -197,7 +220,10 @@ fn migrator() -> Migrator {
 
 /// A connection, reading or inside a unit of work.
 #[derive(Debug)]
-pub struct Connection(Inner);
+pub struct Connection {
+    inner: Inner,
+    revision: Arc<AtomicI64>,
+}
 
 #[derive(Debug)]
 enum Inner {
@@ -208,105 +234,51 @@ enum Inner {
 
 /// A unit of work. Dropped without [`Tx::commit`], it leaves nothing.
 #[derive(Debug)]
-pub struct Tx(Connection);
+pub struct Tx {
+    connection: Connection,
+    /// The revision that this unit of work makes.
+    bumped: Option<i64>,
+}
 
 impl Tx {
     /// Makes everything durable: when this returns, a power cut cannot undo it.
-    pub async fn commit(self) -> Result<(), StoreError> {
-        let mut connection = self.0;
-        connection.execute(sql("commit")).await.map(drop)
+    pub async fn commit(mut self) -> Result<(), StoreError> {
+        self.connection.execute(sql("commit")).await?;
+        if let Some(revision) = self.bumped {
+            self.connection.saw_revision(revision);
+        }
+        Ok(())
     }
 
     /// Marks that something which decides access has changed, so that every cache of every process is stale.
     pub async fn bump_revision(&mut self) -> Result<(), StoreError> {
-        self.execute(sql("update revision set value = value + 1")).await.map(drop)
+        let statement = sql("update revision set value = value + 1 returning value");
+        self.bumped = self.optional(statement, |row| row.int("value")).await?;
+        Ok(())
     }
 }
 
 impl ops::Deref for Tx {
     type Target = Connection;
     fn deref(&self) -> &Connection {
-        &self.0
+        &self.connection
     }
 }
 
 impl ops::DerefMut for Tx {
     fn deref_mut(&mut self) -> &mut Connection {
-        &mut self.0
-    }
-}
-
-/// A statement with its arguments. Its text is fixed when the program is built, so nothing a client sends can be part of it.
-pub(super) struct Statement {
-    text: &'static str,
-    arguments: Vec<Value>,
-}
-
-/// A statement; `$1`, `$2`, … are given with [`Statement::bind`] in order.
-pub(super) fn sql(text: &'static str) -> Statement {
-    Statement { text, arguments: Vec::new() }
-}
-
-impl Statement {
-    pub(super) fn bind(mut self, value: impl Into<Value>) -> Self {
-        self.arguments.push(value.into());
-        self
-    }
-
-    fn query(self) -> sqlx::query::Query<'static, Sqlite, SqliteArguments> {
-        self.arguments.into_iter().fold(sqlx::query(self.text), |query, value| match value {
-            Value::Int(value) => query.bind(value),
-            Value::Text(value) => query.bind(value),
-            Value::Bytes(value) => query.bind(value),
-        })
-    }
-}
-
-/// What can be bound to a statement.
-pub(super) enum Value {
-    Int(Option<i64>),
-    Text(Option<String>),
-    Bytes(Option<Vec<u8>>),
-}
-
-macro_rules! into_value {
-    ($($from:ty => |$value:ident| $variant:ident($convert:expr);)*) => {$(
-        impl From<$from> for Value {
-            fn from($value: $from) -> Self {
-                Self::$variant(Some($convert))
-            }
-        }
-        impl From<Option<$from>> for Value {
-            fn from(value: Option<$from>) -> Self {
-                Self::$variant(value.map(|$value| $convert))
-            }
-        }
-    )*};
-}
-into_value! {
-    i64 => |value| Int(value);
-    bool => |value| Int(i64::from(value));
-    Timestamp => |value| Int(value.micros());
-    &str => |value| Text(value.to_owned());
-    String => |value| Text(value);
-    Id => |value| Bytes(value.as_bytes().to_vec());
-    TokenDigest => |value| Bytes(value.0.to_vec());
-    Mac => |value| Bytes(value.0.to_vec());
-    Vec<u8> => |value| Bytes(value);
-    [u8; 16] => |value| Bytes(value.to_vec());
-    [u8; 32] => |value| Bytes(value.to_vec());
-}
-
-impl From<&Networks> for Value {
-    fn from(networks: &Networks) -> Self {
-        // An array of texts: it cannot fail.
-        Self::Text(networks.list().and_then(|list| serde_json::to_string(list).ok()))
+        &mut self.connection
     }
 }
 
 impl Connection {
+    /// From now on the process knows of `revision`.
+    pub(super) fn saw_revision(&self, revision: i64) {
+        self.revision.fetch_max(revision, Ordering::AcqRel);
+    }
+
     fn sqlite(&mut self) -> &mut SqliteConnection {
-        match &mut self.0 {
+        match &mut self.inner {
             Inner::Read(connection) | Inner::Write(connection) => connection,
             Inner::Snapshot(transaction) => transaction,
         }
@@ -351,73 +323,6 @@ fn span(text: &'static str) -> Span {
         db.system.name = "sqlite",
         db.query.text = text
     )
-}
-
-/// Reads one row.
-pub(super) type Read<T> = fn(&Row<'_>) -> Result<T, StoreError>;
-
-/// A row of a result. Each accessor names the column it could not read.
-pub(super) struct Row<'r>(&'r SqliteRow);
-
-impl Row<'_> {
-    fn get<'r, T: sqlx::Decode<'r, Sqlite> + sqlx::Type<Sqlite>>(
-        &'r self,
-        column: &str,
-    ) -> Result<T, StoreError> {
-        self.0.try_get(column).map_err(|_| inconsistent(column))
-    }
-
-    pub(super) fn int(&self, column: &str) -> Result<i64, StoreError> {
-        self.get(column)
-    }
-
-    pub(super) fn time(&self, column: &str) -> Result<Timestamp, StoreError> {
-        self.int(column).map(Timestamp::from_micros)
-    }
-
-    pub(super) fn maybe_time(&self, column: &str) -> Result<Option<Timestamp>, StoreError> {
-        Ok(self.get::<Option<i64>>(column)?.map(Timestamp::from_micros))
-    }
-
-    pub(super) fn text(&self, column: &str) -> Result<String, StoreError> {
-        self.get(column)
-    }
-
-    pub(super) fn maybe_text(&self, column: &str) -> Result<Option<String>, StoreError> {
-        self.get(column)
-    }
-
-    pub(super) fn bytes(&self, column: &str) -> Result<Vec<u8>, StoreError> {
-        self.get(column)
-    }
-
-    pub(super) fn id(&self, column: &str) -> Result<Id, StoreError> {
-        let bytes: [u8; 16] = self.bytes(column)?.try_into().map_err(|_| inconsistent(column))?;
-        Ok(Id::from_bytes(bytes))
-    }
-
-    pub(super) fn maybe_id(&self, column: &str) -> Result<Option<Id>, StoreError> {
-        let present = self.0.try_get_raw(column).is_ok_and(|value| !value.is_null());
-        present.then(|| self.id(column)).transpose()
-    }
-
-    pub(super) fn maybe_mac(&self, column: &str) -> Result<Option<Mac>, StoreError> {
-        let bytes = self.get::<Option<Vec<u8>>>(column)?;
-        bytes.map(|bytes| bytes.try_into().map(Mac)).transpose().map_err(|_| inconsistent(column))
-    }
-
-    /// Networks as a JSON array; null is anywhere.
-    pub(super) fn networks(&self, column: &str) -> Result<Networks, StoreError> {
-        let Some(text) = self.maybe_text(column)? else { return Ok(Networks::ANYWHERE) };
-        let texts: Vec<String> = serde_json::from_str(&text).map_err(|_| inconsistent(column))?;
-        let networks: Result<Vec<_>, _> = texts.iter().map(|text| text.parse()).collect();
-        networks.ok().and_then(|list| Networks::within(list).ok()).ok_or_else(|| inconsistent(column))
-    }
-
-    /// A text that is one of our words or names.
-    pub(super) fn parsed<T: std::str::FromStr>(&self, column: &str) -> Result<T, StoreError> {
-        self.text(column)?.parse().map_err(|_| inconsistent(column))
-    }
 }
 
 /// The error of a row whose `column` holds what our rules do not allow.

@@ -6,19 +6,7 @@ use super::{
     Connection, StoreError, Tx,
     db::{Row, inconsistent, sql},
 };
-use crate::model::{Grant, Id, ProjectName, Provider, Timestamp};
-
-/// A principal's grant, as the access decision needs it.
-#[derive(Debug, serde::Serialize)]
-pub struct Granted {
-    /// The project.
-    #[serde(skip)]
-    pub project_id: Id,
-    /// Its name.
-    pub project: ProjectName,
-    /// Only these providers; `None` is all.
-    pub providers: Option<BTreeSet<Provider>>,
-}
+use crate::model::{Grant, Granted, Id, Provider, Timestamp};
 
 fn providers(row: &Row<'_>) -> Result<Option<BTreeSet<Provider>>, StoreError> {
     let Some(text) = row.maybe_text("providers")? else { return Ok(None) };
@@ -27,18 +15,19 @@ fn providers(row: &Row<'_>) -> Result<Option<BTreeSet<Provider>>, StoreError> {
     parsed.map(Some).map_err(|_| inconsistent("providers"))
 }
 
+pub(super) fn read_granted(row: &Row<'_>) -> Result<Granted, StoreError> {
+    Ok(Granted {
+        project_id: row.id("project_id")?,
+        project: row.parsed("project")?,
+        providers: providers(row)?,
+    })
+}
+
 /// The grants of a principal, by project.
 pub async fn of_principal(db: &mut Connection, principal: Id) -> Result<Vec<Granted>, StoreError> {
     let statement = sql("select g.project_id, p.name as project, g.providers from grants g \
                          join projects p on p.id = g.project_id where g.principal_id = $1 order by p.name");
-    let read = |row: &Row<'_>| {
-        Ok(Granted {
-            project_id: row.id("project_id")?,
-            project: row.parsed("project")?,
-            providers: providers(row)?,
-        })
-    };
-    db.all(statement.bind(principal), read).await
+    db.all(statement.bind(principal), read_granted).await
 }
 
 /// Grants, all or those on one project, by project and principal; only those `after` such a pair.

@@ -109,7 +109,9 @@ pub async fn compromise_signing_keys(tx: &mut Tx, now: Timestamp) -> Result<Vec<
     Ok(kids)
 }
 
-/// The number that moves with every change to anything that decides access.
+/// The number that moves with every change to anything that decides access. From now on [`super::Store::revision`] tells it.
 pub async fn revision(db: &mut Connection) -> Result<i64, StoreError> {
-    Ok(db.optional(sql("select value from revision"), |row| row.int("value")).await?.unwrap_or(0))
+    let found = db.optional(sql("select value from revision"), |row| row.int("value")).await?.unwrap_or(0);
+    db.saw_revision(found);
+    Ok(found)
 }

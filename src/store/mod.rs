@@ -5,6 +5,7 @@
 
 pub mod alarms;
 pub mod api_keys;
+pub mod askers;
 pub mod audit_checkpoints;
 pub mod audit_events;
 pub mod audit_streams;

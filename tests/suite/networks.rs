@@ -257,6 +257,7 @@ async fn an_api_key_is_bound_by_its_own_networks_and_by_its_owners() {
     assert_eq!(statuses().await, [200, 200, 403, 200]);
     bind(&desk, PrincipalKind::User, "alice", office()).await;
     assert_eq!(statuses().await, [200, 403, 403, 403]);
+    desk.app.record_uses().await.unwrap();
     let keys = desk.app.api_keys(&operator(), None, &Page::all()).await.unwrap().items;
     let used = keys.iter().filter(|key| key.last_used_at.is_some()).count();
     assert_eq!((keys.len(), used), (2, 2));

@@ -309,6 +309,7 @@ async fn an_api_key_works_within_its_networks_and_scopes_and_shows_its_last_use(
     let far = issue(&["10.0.0.0/8"], "llm-keys:read").await;
     let other = issue(&["127.0.0.0/8"], "audit:read").await;
     assert_eq!((status(&near).await, status(&far).await, status(&other).await), (200, 403, 403));
+    desk.app.record_uses().await.unwrap();
     let keys = desk.app.api_keys(&operator(), Some(&admin), &Page::all()).await.unwrap().items;
     let used = |issued: &keydesk::app::api_keys::IssuedApiKey| {
         keys.iter().find(|key| key.id == issued.row.id).unwrap().last_used_at.is_some()

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 /// Each part of the crate, with the parts and the crates that it may name.
 const RULES: &[(&str, &[&str], &[&str])] = &[
     ("model", &[], &["crc32fast", "serde", "serde_json", "thiserror", "time", "uuid", "zxcvbn", "ipnet"]),
-    ("secret", &[], &["serde", "zeroize"]),
+    ("secret", &[], &["bytes", "serde", "zeroize"]),
     (
         "crypto",
         &["model", "secret", "metrics"],
@@ -28,7 +28,7 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
     (
         "app",
         &["model", "secret", "crypto", "store", "metrics"],
-        &["rustix", "serde", "serde_json", "thiserror", "tokio", "tracing"],
+        &["quick_cache", "rustix", "serde", "serde_json", "thiserror", "tokio", "tracing"],
     ),
     (
         "http",
@@ -101,6 +101,7 @@ const CRATES: &[&str] = &[
     "argon2",
     "aws_lc_rs",
     "base64",
+    "bytes",
     "clap",
     "clap_complete",
     "comfy_table",
@@ -118,6 +119,7 @@ const CRATES: &[&str] = &[
     "poem",
     "poem_openapi",
     "prometheus_client",
+    "quick_cache",
     "reqwest",
     "rpassword",
     "rustix",

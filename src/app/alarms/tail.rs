@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// How many events are read at a time.
-const BATCH: i64 = 2000;
+const BATCH: i64 = 20_000;
 
 impl App {
     /// Reads a piece of each stream that has grown. Tells whether there may be more. A stream that cannot be read does not

@@ -54,7 +54,8 @@ pub(in crate::app) struct Work {
 struct Written {
     end: OwnedMutexGuard<End>,
     head: Option<Head>,
-    events: usize,
+    /// What is sent to the database with the commit, all at once.
+    events: Vec<RecordedEvent>,
 }
 
 impl Chain {
@@ -101,7 +102,7 @@ impl Chain {
 }
 
 impl Work {
-    /// Writes `event` as the next of the stream.
+    /// Writes `event` as the next of the stream. It can be read back only after the commit.
     pub(in crate::app) async fn record(&mut self, event: AuditEvent) -> Result<(), StoreError> {
         let forged = self.append(event).await?;
         if let Some(stream) = forged.first() {
@@ -136,16 +137,15 @@ impl Work {
         }
         let mac = chain.keys.event_mac(&event, previous);
         event.mac = Some(mac);
-        audit_events::insert(tx, event).await?;
         written.head = Some(Head { stream: chain.stream, seq, mac: Some(mac) });
-        written.events += 1;
+        written.events.push(event);
         Ok(forged)
     }
 
     /// Makes everything durable: when this returns, a power cut cannot undo it.
     pub(in crate::app) async fn commit(self) -> Result<(), StoreError> {
         let (metrics, begun) = (self.chain.metrics.clone(), Instant::now());
-        let events = self.written.as_ref().map_or(0, |written| written.events);
+        let events = self.written.as_ref().map_or(0, |written| written.events.len());
         let committed = self.commit_unmeasured().instrument(tracing::info_span!("audit.commit")).await;
         match &committed {
             Ok(()) if events > 0 => metrics.events_committed(events, begun.elapsed()),
@@ -156,9 +156,10 @@ impl Work {
     }
 
     async fn commit_unmeasured(mut self) -> Result<(), StoreError> {
-        let Some(Written { mut end, head: Some(head), .. }) = self.written else {
+        let Some(Written { mut end, head: Some(head), events }) = self.written else {
             return self.tx.commit().await;
         };
+        audit_events::insert(&mut self.tx, events).await?;
         audit_streams::put_head(&mut self.tx, head, self.chain.keys.head_seal(&head)).await?;
         // Until the answer is here nobody knows, not even if this is never polled again.
         let before = if let End::At(before) = *end { before } else { None };
@@ -186,7 +187,7 @@ impl Written {
             }
         };
         *end = End::At(head);
-        Ok(Self { end, head, events: 0 })
+        Ok(Self { end, head, events: Vec::new() })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Is the database itself as we made it? Whoever can write in it can also change its indexes, triggers and views: so that
 //! queries pass over rows, or that something is done in our own transactions.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use sqlx::sqlite::SqlitePoolOptions;
 
@@ -23,7 +23,8 @@ impl Connection {
             .run(&ours)
             .await
             .map_err(|error| StoreError::Unavailable(sqlx::Error::Migrate(Box::new(error))))?;
-        let ours = Self(Inner::Read(ours.acquire().await?)).rules().await?;
+        let ours =
+            Self { inner: Inner::Read(ours.acquire().await?), revision: Arc::default() }.rules().await?;
         let found = self.rules().await?;
         let changed = ours.symmetric_difference(&found).map(|(kind, name, _)| format!("{kind} {name}"));
         Ok(changed.collect::<BTreeSet<_>>().into_iter().collect())

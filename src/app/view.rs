@@ -1,0 +1,195 @@
+//! What the desk remembers between requests: whose a credential is, and which keys it opens.
+//!
+//! Everything is remembered as of one revision of the database. Whatever decides access moves the revision in its own
+//! transaction, and a new view is begun that knows nothing yet: there is nothing to invalidate, and nothing that could be
+//! forgotten to be. That a key never leaves after the change that forbids it does not depend on this: the revision is
+//! compared once more inside the transaction that writes the handover in the book.
+//!
+//! A view holds a bounded number of each. Of those who ask for the same at once, one looks and the others wait for what it
+//! finds. What is plain in here is wiped when it is dropped.
+
+use std::{
+    collections::BTreeSet,
+    ops::Range,
+    sync::{
+        Arc, OnceLock, PoisonError, RwLock,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use quick_cache::{UnitWeighter, sync::Cache};
+use tokio::{sync::Mutex, time::timeout};
+
+use super::{App, Error, llm_keys::HandedKey};
+use crate::{
+    metrics::Lookup,
+    model::{CredentialKind, Granted, Id, Networks, Principal, Provider, ScopeSet, Timestamp, TokenDigest},
+    secret::SecretBytes,
+};
+
+/// How many credentials a view knows.
+const ASKERS: u64 = 32 * 1024;
+/// How many sets of keys.
+const HANDOUTS: u64 = 1024;
+/// How many of each there is room for from the start.
+const FEW: usize = 64;
+/// How long a request waits for another one that begins a view.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What is known of the database at one revision.
+#[derive(Debug)]
+pub(super) struct View {
+    pub(super) revision: i64,
+    askers: Cache<TokenDigest, Arc<Asker>>,
+    handouts: Cache<Entitlement, Arc<Handout>>,
+}
+
+/// The view of today.
+#[derive(Debug)]
+pub(super) struct Views {
+    newest: RwLock<Arc<View>>,
+    turn: Mutex<()>,
+}
+
+/// The owner of a credential that was good when it was looked up.
+#[derive(Debug)]
+pub(super) struct Asker {
+    pub(super) principal: Principal,
+    pub(super) grants: Arc<[Granted]>,
+    /// What the credential allows, as far as the role does.
+    pub(super) scopes: ScopeSet,
+    pub(super) credential: CredentialKind,
+    pub(super) client_id: Option<String>,
+    /// From where the credential may be used, besides what holds for its owner.
+    pub(super) sources: Networks,
+    /// From when to when the credential is good.
+    pub(super) good: Range<Timestamp>,
+    /// The API key, and when it was last used, in microseconds.
+    pub(super) used: Option<(Id, AtomicI64)>,
+}
+
+/// A project, and the providers that a grant on it is limited to.
+type Entitlement = (Id, Option<BTreeSet<Provider>>);
+
+/// The keys that an entitlement opens.
+#[derive(Debug)]
+pub struct Handout {
+    /// The keys, by provider.
+    pub keys: Vec<Arc<HandedKey>>,
+    /// The providers whose keys do not open.
+    pub(super) broken: Vec<Provider>,
+    /// The versions, for the book: `anthropic=1 openai=3`.
+    pub(super) versions: String,
+    body: OnceLock<SecretBytes>,
+}
+
+impl Views {
+    /// Nothing is known yet.
+    pub(super) fn new() -> Self {
+        Self { newest: RwLock::new(Arc::new(View::at(-1))), turn: Mutex::new(()) }
+    }
+
+    fn newest(&self) -> Arc<View> {
+        Arc::clone(&self.newest.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl View {
+    fn at(revision: i64) -> Self {
+        Self { revision, askers: cache(ASKERS), handouts: cache(HANDOUTS) }
+    }
+}
+
+/// A cache of at most so many.
+pub(super) fn cache<K: Eq + std::hash::Hash, V: Clone>(most: u64) -> Cache<K, V> {
+    Cache::with_weighter(FEW, most, UnitWeighter)
+}
+
+impl App {
+    /// The view of the newest revision that this process knows of.
+    pub(super) async fn view(&self) -> Result<Arc<View>, Error> {
+        let newest = self.views.newest();
+        if newest.revision == self.store.revision() {
+            return Ok(newest);
+        }
+        let late = |_| Error::Unavailable("the database takes too long to tell what has changed".into());
+        let _turn = timeout(PATIENCE, self.views.turn.lock()).await.map_err(late)?;
+        let (revision, newest) = (self.store.revision(), self.views.newest());
+        if newest.revision == revision {
+            return Ok(newest);
+        }
+        // First, or the view would come to know tokens that a key has signed which is void.
+        self.load_signing_keys().await?;
+        let view = Arc::new(View::at(revision));
+        *self.views.newest.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&view);
+        Ok(view)
+    }
+
+    /// The owner of the credential of that digest, looked up with `look` if the view does not know it, or knows that its time
+    /// is over.
+    pub(super) async fn asker<E>(
+        &self,
+        view: &View,
+        digest: TokenDigest,
+        look: impl Future<Output = Result<Asker, E>>,
+    ) -> Result<Arc<Asker>, E> {
+        if let Some(found) = view.askers.get(&digest) {
+            if found.good.contains(&self.now()) {
+                self.metrics.looked_up(Lookup::Asker, true);
+                return Ok(found);
+            }
+            view.askers.remove(&digest);
+        }
+        self.metrics.looked_up(Lookup::Asker, false);
+        view.askers.get_or_insert_async(&digest, async { look.await.map(Arc::new) }).await
+    }
+
+    /// The keys that a grant opens, looked up with `look` if the view does not know them, or knows that one has expired.
+    pub(super) async fn handout<E>(
+        &self,
+        view: &View,
+        granted: &Granted,
+        look: impl Future<Output = Result<Handout, E>>,
+    ) -> Result<Arc<Handout>, E> {
+        let entitlement = (granted.project_id, granted.providers.clone());
+        if let Some(found) = view.handouts.get(&entitlement) {
+            if found.is_good(self.now()) {
+                self.metrics.looked_up(Lookup::Handout, true);
+                return Ok(found);
+            }
+            view.handouts.remove(&entitlement);
+        }
+        self.metrics.looked_up(Lookup::Handout, false);
+        view.handouts.get_or_insert_async(&entitlement, async { look.await.map(Arc::new) }).await
+    }
+}
+
+impl Asker {
+    /// Whether this use of an API key is one to remember: the first for `precision`.
+    pub(super) fn is_news(&self, now: Timestamp, precision: Duration) -> Option<Id> {
+        let (id, last) = self.used.as_ref()?;
+        let before = last.load(Ordering::Relaxed);
+        let is_old = Timestamp::from_micros(before).plus(precision) <= now;
+        let is_first =
+            || last.compare_exchange(before, now.micros(), Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        (is_old && is_first()).then_some(*id)
+    }
+}
+
+impl Handout {
+    pub(super) fn new(keys: Vec<HandedKey>, broken: Vec<Provider>) -> Self {
+        let versions: Vec<_> = keys.iter().map(HandedKey::to_string).collect();
+        let keys = keys.into_iter().map(Arc::new).collect();
+        Self { keys, broken, versions: versions.join(" "), body: OnceLock::new() }
+    }
+
+    fn is_good(&self, now: Timestamp) -> bool {
+        self.keys.iter().all(|key| key.expires_at.is_none_or(|end| now < end))
+    }
+
+    /// The keys as they are sent: made by `render` for the first who gets them.
+    pub fn body(&self, render: impl FnOnce(&[Arc<HandedKey>]) -> Vec<u8>) -> &SecretBytes {
+        self.body.get_or_init(|| SecretBytes::new(render(&self.keys)))
+    }
+}
