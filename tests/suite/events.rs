@@ -4,23 +4,13 @@
 use std::collections::BTreeSet;
 
 use reqwest::Response;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{
     asker::{Asker, Spec, api_key},
     desk::{Desk, PASSWORD, header},
     support::Place,
 };
-
-/// How an operation is asked for, and the events of the answer. A look that is allowed leaves none; refused, it does.
-struct Row {
-    id: &'static str,
-    method: &'static str,
-    path: &'static str,
-    body: Value,
-    done: &'static [&'static str],
-    refused: &'static str,
-}
 
 /// Operations that anybody may use and that hand nothing over.
 const PUBLIC: [&str; 5] = [
@@ -31,205 +21,81 @@ const PUBLIC: [&str; 5] = [
     "getReadiness",
 ];
 
-#[expect(clippy::too_many_lines, reason = "it is a table")]
-/// In an order in which each finds what it needs. `KEY` and `SESSION` are what was made or found before.
-fn table() -> Vec<Row> {
-    let mut rows = Vec::new();
-    let mut row = |id, method, path, body, done, refused| {
-        rows.push(Row { id, method, path, body, done, refused });
-    };
-    let none = Value::Null;
-    row("listLlmKeys", "GET", "/llm-keys", none.clone(), &["llm_keys.read"][..], "credential.verify");
-    row("getLlmKey", "GET", "/llm-keys/openai", none.clone(), &["llm_keys.read"], "credential.verify");
-    row("getMe", "GET", "/me", none.clone(), &[], "credential.verify");
-    row("listMyApiKeys", "GET", "/me/api-keys", none.clone(), &[], "credential.verify");
-    row(
-        "createMyApiKey",
-        "POST",
-        "/me/api-keys",
-        json!({"label": "x"}),
-        &["api_key.issue"],
-        "credential.verify",
-    );
-    row(
-        "revokeMyApiKey",
-        "DELETE",
-        "/me/api-keys/KEY",
-        none.clone(),
-        &["api_key.revoke"],
-        "credential.verify",
-    );
-    row("listMySessions", "GET", "/me/sessions", none.clone(), &[], "credential.verify");
-    row(
-        "endMySession",
-        "DELETE",
-        "/me/sessions/SESSION",
-        none.clone(),
-        &["session.revoke"],
-        "credential.verify",
-    );
-    let bob = json!({"name": "bob", "password": PASSWORD, "projects": ["default"]});
-    row("createUser", "POST", "/admin/users", bob, &["grant.set", "user.create"], "user.create");
-    row("listUsers", "GET", "/admin/users", none.clone(), &[], "admin.read");
-    row("getUser", "GET", "/admin/users/bob", none.clone(), &[], "admin.read");
-    row(
-        "updateUser",
-        "PATCH",
-        "/admin/users/bob",
-        json!({"role": "auditor"}),
-        &["principal.update"],
-        "principal.update",
-    );
-    let password = json!({"password": "another set of good words"});
-    row(
+/// Every operation with the body it is asked with, in an order in which each finds what it needs, and the events of the
+/// answer: done, and refused. A look that is allowed leaves none; refused, it does.
+const OPERATIONS: &[(&str, &str, &[&str], &str)] = &[
+    ("listLlmKeys", "", &["llm_keys.read"], "credential.verify"),
+    ("getLlmKey", "", &["llm_keys.read"], "credential.verify"),
+    ("getMe", "", &[], "credential.verify"),
+    ("listMyApiKeys", "", &[], "credential.verify"),
+    ("createMyApiKey", r#"{"label": "x"}"#, &["api_key.issue"], "credential.verify"),
+    ("revokeMyApiKey", "", &["api_key.revoke"], "credential.verify"),
+    ("listMySessions", "", &[], "credential.verify"),
+    ("endMySession", "", &["session.revoke"], "credential.verify"),
+    (
+        "createUser",
+        r#"{"name": "bob", "password": "OURS", "projects": ["default"]}"#,
+        &["grant.set", "user.create"],
+        "user.create",
+    ),
+    ("listUsers", "", &[], "admin.read"),
+    ("getUser", "", &[], "admin.read"),
+    ("updateUser", r#"{"role": "auditor"}"#, &["principal.update"], "principal.update"),
+    (
         "setUserPassword",
-        "PUT",
-        "/admin/users/bob/password",
-        password,
+        r#"{"password": "another set of good words"}"#,
         &["user.set_password"],
         "user.set_password",
-    );
-    row(
-        "resetUserPassword",
-        "POST",
-        "/admin/users/bob/password-reset",
-        none.clone(),
+    ),
+    ("resetUserPassword", "", &["user.set_password"], "user.set_password"),
+    ("createUserApiKey", "{}", &["api_key.issue"], "admin.read"),
+    ("listUserApiKeys", "", &[], "admin.read"),
+    ("revokeUserApiKey", "", &["api_key.revoke"], "admin.read"),
+    ("deleteUser", "", &["principal.delete"], "principal.delete"),
+    (
+        "createServiceAccount",
+        r#"{"name": "ci", "projects": ["default"]}"#,
+        &["api_key.issue", "grant.set", "service_account.create"],
+        "service_account.create",
+    ),
+    ("listServiceAccounts", "", &[], "admin.read"),
+    ("getServiceAccount", "", &[], "admin.read"),
+    ("updateServiceAccount", r#"{"disabled": true}"#, &["principal.disable"], "principal.disable"),
+    ("rotateClientSecret", "{}", &["client_secret.rotate"], "client_secret.rotate"),
+    ("createServiceAccountApiKey", "{}", &["api_key.issue"], "admin.read"),
+    ("listServiceAccountApiKeys", "", &[], "admin.read"),
+    ("revokeServiceAccountApiKey", "", &["api_key.revoke"], "admin.read"),
+    ("deleteServiceAccount", "", &["principal.delete"], "principal.delete"),
+    ("createProject", r#"{"name": "search"}"#, &["project.create"], "project.create"),
+    ("listProjects", "", &[], "admin.read"),
+    ("getProject", "", &[], "admin.read"),
+    ("setProviderKey", r#"{"key": "sk-proj-0123456789abcdef"}"#, &["provider_key.set"], "provider_key.set"),
+    ("listProviderKeys", "", &[], "admin.read"),
+    ("getProviderKey", "", &[], "admin.read"),
+    ("deleteProviderKey", "", &["provider_key.delete"], "provider_key.delete"),
+    ("setGrant", r#"{"providers": null}"#, &["grant.set"], "grant.set"),
+    ("listGrants", "", &[], "admin.read"),
+    ("deleteGrant", "", &["grant.remove"], "grant.remove"),
+    ("deleteProject", "", &["project.delete"], "project.delete"),
+    ("listAuditEvents", "", &[], "audit.read"),
+    ("listSigningKeys", "", &[], "admin.read"),
+    ("rotateSigningKey", "{}", &["signing_key.create"], "signing_key.create"),
+    (
+        "changeMyPassword",
+        r#"{"old_password": "OURS", "new_password": "yet another set of words"}"#,
         &["user.set_password"],
-        "user.set_password",
-    );
-    row("createUserApiKey", "POST", "/admin/users/bob/api-keys", json!({}), &["api_key.issue"], "admin.read");
-    row("listUserApiKeys", "GET", "/admin/users/bob/api-keys", none.clone(), &[], "admin.read");
-    row(
-        "revokeUserApiKey",
-        "DELETE",
-        "/admin/users/bob/api-keys/KEY",
-        none.clone(),
-        &["api_key.revoke"],
-        "admin.read",
-    );
-    row("deleteUser", "DELETE", "/admin/users/bob", none.clone(), &["principal.delete"], "principal.delete");
-    let ci = json!({"name": "ci", "projects": ["default"]});
-    let made = &["api_key.issue", "grant.set", "service_account.create"];
-    row("createServiceAccount", "POST", "/admin/service-accounts", ci, made, "service_account.create");
-    row("listServiceAccounts", "GET", "/admin/service-accounts", none.clone(), &[], "admin.read");
-    row("getServiceAccount", "GET", "/admin/service-accounts/ci", none.clone(), &[], "admin.read");
-    let disabled = json!({"disabled": true});
-    row(
-        "updateServiceAccount",
-        "PATCH",
-        "/admin/service-accounts/ci",
-        disabled,
-        &["principal.disable"],
-        "principal.disable",
-    );
-    row(
-        "rotateClientSecret",
-        "POST",
-        "/admin/service-accounts/ci/secret",
-        json!({}),
-        &["client_secret.rotate"],
-        "client_secret.rotate",
-    );
-    row(
-        "createServiceAccountApiKey",
-        "POST",
-        "/admin/service-accounts/ci/api-keys",
-        json!({}),
-        &["api_key.issue"],
-        "admin.read",
-    );
-    row(
-        "listServiceAccountApiKeys",
-        "GET",
-        "/admin/service-accounts/ci/api-keys",
-        none.clone(),
-        &[],
-        "admin.read",
-    );
-    row(
-        "revokeServiceAccountApiKey",
-        "DELETE",
-        "/admin/service-accounts/ci/api-keys/KEY",
-        none.clone(),
-        &["api_key.revoke"],
-        "admin.read",
-    );
-    row(
-        "deleteServiceAccount",
-        "DELETE",
-        "/admin/service-accounts/ci",
-        none.clone(),
-        &["principal.delete"],
-        "principal.delete",
-    );
-    row(
-        "createProject",
-        "POST",
-        "/admin/projects",
-        json!({"name": "search"}),
-        &["project.create"],
-        "project.create",
-    );
-    row("listProjects", "GET", "/admin/projects", none.clone(), &[], "admin.read");
-    row("getProject", "GET", "/admin/projects/search", none.clone(), &[], "admin.read");
-    let key = json!({"key": "sk-proj-0123456789abcdef"});
-    row(
-        "setProviderKey",
-        "PUT",
-        "/admin/projects/search/keys/openai",
-        key,
-        &["provider_key.set"],
-        "provider_key.set",
-    );
-    row("listProviderKeys", "GET", "/admin/projects/search/keys", none.clone(), &[], "admin.read");
-    row("getProviderKey", "GET", "/admin/projects/search/keys/openai", none.clone(), &[], "admin.read");
-    row(
-        "deleteProviderKey",
-        "DELETE",
-        "/admin/projects/search/keys/openai",
-        none.clone(),
-        &["provider_key.delete"],
-        "provider_key.delete",
-    );
-    row(
-        "setGrant",
-        "PUT",
-        "/admin/projects/search/grants/alice",
-        json!({"providers": null}),
-        &["grant.set"],
-        "grant.set",
-    );
-    row("listGrants", "GET", "/admin/projects/search/grants", none.clone(), &[], "admin.read");
-    row(
-        "deleteGrant",
-        "DELETE",
-        "/admin/projects/search/grants/alice",
-        none.clone(),
-        &["grant.remove"],
-        "grant.remove",
-    );
-    row(
-        "deleteProject",
-        "DELETE",
-        "/admin/projects/search",
-        none.clone(),
-        &["project.delete"],
-        "project.delete",
-    );
-    row("listAuditEvents", "GET", "/admin/audit-events", none.clone(), &[], "audit.read");
-    row("listSigningKeys", "GET", "/admin/signing-keys", none.clone(), &[], "admin.read");
-    row(
-        "rotateSigningKey",
-        "POST",
-        "/admin/signing-keys",
-        json!({}),
-        &["signing_key.create"],
-        "signing_key.create",
-    );
-    let passwords = json!({"old_password": PASSWORD, "new_password": "yet another set of words"});
-    row("changeMyPassword", "PUT", "/me/password", passwords, &["user.set_password"], "credential.verify");
-    rows
-}
+        "credential.verify",
+    ),
+];
+
+/// Who and what the paths of operations name, but for what was made or found before.
+const NAMES: [(&str, &str); 5] = [
+    ("{username}", "bob"),
+    ("{name}", "ci"),
+    ("{project}", "search"),
+    ("{principal}", "alice"),
+    ("{provider}", "openai"),
+];
 
 /// The events of one answer: action and outcome.
 async fn left(desk: &Desk, request_id: &str) -> Vec<(String, String)> {
@@ -246,10 +112,10 @@ async fn oldest_session(asker: &Asker<'_>) -> String {
 }
 
 /// Asks with the body of the row, in the way its method wants.
-async fn ask(asker: &Asker<'_>, row: &Row, path: &str) -> Response {
-    match row.method {
-        "PATCH" => asker.patch(path, "*", &row.body).await,
-        method => asker.send(method, path, Some(&row.body).filter(|body| !body.is_null())).await,
+async fn ask(asker: &Asker<'_>, method: &str, path: &str, body: &Value) -> Response {
+    match method {
+        "PATCH" => asker.patch(path, "*", body).await,
+        _ => asker.send(method, path, Some(body).filter(|body| !body.is_null())).await,
     }
 }
 
@@ -263,34 +129,39 @@ async fn every_operation_leaves_its_event() {
     let nobody = Asker::new(&desk, "kd_ak_nonsense");
     let alice = Asker::new(&desk, api_key(&desk, "alice", "llm-keys:read").await);
     let (mut faults, mut seen, mut key) = (Vec::new(), BTreeSet::new(), String::new());
-    for row in table() {
-        let session = if row.path.contains("SESSION") { oldest_session(&admin).await } else { String::new() };
-        let path = row.path.replace("KEY", &key).replace("SESSION", &session);
-        // Who shows nothing valid is refused before anybody looks what they want; who lacks the scope, after.
-        let refused = if row.refused == "credential.verify" { &nobody } else { &alice };
-        let refused = ask(refused, &row, &path).await;
-        let expected = vec![(row.refused.to_owned(), "denied".to_owned())];
-        let found = left(&desk, header(&refused, "x-request-id")).await;
-        if found != expected {
-            faults.push(format!("{} refused with {}: {found:?}", row.id, refused.status()));
+    let operations = Spec::new().operations();
+    for &(id, body, done, refused) in OPERATIONS {
+        let operation = operations.iter().find(|operation| operation.id == id).unwrap();
+        let object = if id == "endMySession" { oldest_session(&admin).await } else { key.clone() };
+        let mut path = operation.path.replace("{id}", &object);
+        for (name, value) in NAMES {
+            path = path.replace(name, value);
         }
-        let done = ask(&admin, &row, &path).await;
-        let (status, request_id) = (done.status(), header(&done, "x-request-id").to_owned());
-        let answer: Value = serde_json::from_slice(&done.bytes().await.unwrap()).unwrap_or(Value::Null);
+        let body = serde_json::from_str(&body.replace("OURS", PASSWORD)).unwrap_or(Value::Null);
+        // Who shows nothing valid is refused before anybody looks what they want; who lacks the scope, after.
+        let asker = if refused == "credential.verify" { &nobody } else { &alice };
+        let answer = ask(asker, &operation.method, &path, &body).await;
+        let found = left(&desk, header(&answer, "x-request-id")).await;
+        if found != [(refused.to_owned(), "denied".to_owned())] {
+            faults.push(format!("{id} refused with {}: {found:?}", answer.status()));
+        }
+        let answer = ask(&admin, &operation.method, &path, &body).await;
+        let (status, request_id) = (answer.status(), header(&answer, "x-request-id").to_owned());
+        let answer: Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap_or(Value::Null);
         let expected: Vec<_> =
-            row.done.iter().map(|action| ((*action).to_owned(), "allowed".to_owned())).collect();
+            done.iter().map(|action| ((*action).to_owned(), "allowed".to_owned())).collect();
         let found = left(&desk, &request_id).await;
         if !status.is_success() || found != expected {
-            faults.push(format!("{} done with {status}: {found:?} {answer}", row.id));
+            faults.push(format!("{id} done with {status}: {found:?} {answer}"));
         }
         if let Some(id) = answer["id"].as_str() {
             key = id.to_owned();
         }
-        seen.insert(row.id);
+        seen.insert(id);
     }
     assert!(faults.is_empty(), "{faults:#?}");
     let oauth = ["issueToken", "revokeToken", "introspectToken"];
-    for operation in Spec::new().operations() {
+    for operation in &operations {
         let id = operation.id.as_str();
         assert!(seen.contains(id) || PUBLIC.contains(&id) || oauth.contains(&id), "{id} is not in the table");
     }
