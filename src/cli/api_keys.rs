@@ -29,7 +29,7 @@ pub(super) enum Command {
         #[arg(long, value_name = "SCOPES")]
         scope: Option<ScopeSet>,
         /// A network from which it may be used, such as 10.0.0.0/8; repeat for more; anywhere, if not said
-        #[arg(long = "source", visible_alias = "from", value_name = "CIDR")]
+        #[arg(long = "from", value_name = "CIDR")]
         sources: Vec<Network>,
     },
     /// List API keys, without their values

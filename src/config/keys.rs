@@ -95,7 +95,7 @@ pub const SERVER_ALLOW_FROM: Key = Key {
     default: Default::Text("anywhere"),
     kind: Kind::List,
     allowed: "anywhere, or 1 to 100 addresses and networks such as 10.0.0.0/8",
-    meaning: "from where the desk answers at all, but for /health",
+    meaning: "from where anybody is let in, but for /health and /health/ready",
 };
 
 /// From where the desk can be administered.
