@@ -12,26 +12,20 @@ mod fault;
 mod prune;
 mod verify;
 
-use std::{
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicI64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicI64, Ordering},
 };
 
 use tokio::sync::{mpsc, oneshot};
 use tracing::Instrument as _;
 
-use super::{Error, Surroundings, vital::vital};
+use super::{Error, vital::vital};
 use crate::{
-    crypto::audit::AuditKeys,
-    metrics::Metrics,
     model::{Action, AuditEvent, Head, Origin},
-    store::{Store, StoreError, keys},
+    store::{StoreError, keys},
 };
-use chain::Chain;
-pub(super) use chain::Work;
+pub(super) use chain::{Chain, Work};
 pub(super) use checkpoints::Filing;
 pub use fault::{Fault, Kind};
 pub use verify::Report;
@@ -69,15 +63,8 @@ enum Written {
 
 impl Book {
     /// Starts the writer task.
-    pub(super) fn open(
-        store: Store,
-        surroundings: Surroundings,
-        keys: Arc<AuditKeys>,
-        metrics: Metrics,
-        checkpoints: &Path,
-    ) -> Self {
+    pub(super) fn open(chain: Chain) -> Self {
         let (queue, entries) = mpsc::channel(QUEUE);
-        let chain = Chain::new(store, surroundings, keys, metrics, checkpoints);
         let healthy = Arc::new(AtomicBool::new(true));
         tokio::spawn(vital("book", write(chain.clone(), entries, Arc::clone(&healthy))));
         Self { queue, chain, healthy, anchored: AtomicI64::new(0) }

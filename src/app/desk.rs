@@ -13,7 +13,7 @@ use std::{
 use super::{
     App, Error, Settings, Surroundings,
     alarms::Unwritten,
-    book::{Book, Filing},
+    book::{Book, Chain, Filing},
     health::Health,
     limits::Limiters,
     principals::object,
@@ -238,7 +238,8 @@ impl App {
         let passwords = PasswordPool::start(Arc::clone(&surroundings.entropy), metrics.clone())
             .map_err(Error::internal)?;
         let file = &settings.audit.checkpoint_file;
-        let book = Book::open(store.clone(), surroundings.clone(), keyring.audit(), metrics.clone(), file);
+        let chain = Chain::new(store.clone(), surroundings.clone(), keyring.audit(), metrics.clone(), file);
+        let book = Book::open(chain);
         let signing_keys = Ring::empty();
         let app = Self {
             store,

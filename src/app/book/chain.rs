@@ -59,7 +59,8 @@ struct Written {
 }
 
 impl Chain {
-    pub(super) fn new(
+    /// A stream in which nothing is written yet.
+    pub(in crate::app) fn new(
         store: Store,
         surroundings: Surroundings,
         keys: Arc<AuditKeys>,
