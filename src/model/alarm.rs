@@ -37,7 +37,7 @@ pub enum Rule {
     ProviderKeyExpiry,
     /// The clock was set.
     ClockJump,
-    /// Nothing has happened: somebody tries whether alarms arrive.
+    /// Nothing has happened: somebody tries whether alarms arrive. The last, by which a test sees that [`Rule::ALL`] has all.
     Test,
 }
 

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
+use keydesk::model::Rule;
+
 /// Each part of the crate, with the parts and the crates that it may name.
 const RULES: &[(&str, &[&str], &[&str])] = &[
     ("model", &[], &["crc32fast", "serde", "serde_json", "thiserror", "time", "uuid", "zxcvbn", "ipnet"]),
@@ -262,6 +264,19 @@ fn the_readme_lists_every_setting_with_its_default() {
             assert!(row.contains(&format!("| `{default}` |")), "{row} should say {default}");
         }
     }
+}
+
+/// The README's table of alarms names every rule, and nothing besides.
+#[test]
+fn the_readme_lists_every_alarm() {
+    assert_eq!(Rule::Test as usize + 1, Rule::ALL.len(), "the last of the rules; does ALL leave one out?");
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let (_, table) = readme.split_once("| alarm | raised when |").unwrap();
+    let rows = table.lines().skip(1).take_while(|line| line.starts_with('|'));
+    let cells = rows.map(|row| row.split('|').nth(1).unwrap());
+    let listed: BTreeSet<_> = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+    let rules = Rule::ALL.into_iter().filter(|rule| *rule != Rule::Test).map(Rule::as_str);
+    assert_eq!(listed, rules.collect());
 }
 
 #[test]
