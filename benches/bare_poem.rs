@@ -13,9 +13,6 @@ use poem::{Response, Server, endpoint::make_sync, http::header, listener::TcpLis
 async fn main() {
     let mut arguments = std::env::args().skip(1);
     let (port, body) = arguments.next().zip(arguments.next()).expect("usage: bare_poem PORT BODY");
-    let body = poem::web::Json(serde_json::from_str::<serde_json::Value>(&body).expect("BODY is JSON"))
-        .0
-        .to_string();
     let body = hyper::body::Bytes::from(body);
     let answer =
         move |_| Response::builder().header(header::CONTENT_TYPE, "application/json").body(body.clone());
