@@ -14,6 +14,7 @@ import figures
 import machine
 import page
 import rounds
+import scale
 import servers
 
 
@@ -61,9 +62,9 @@ def main():
     # A thousand connections, on both sides.
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    seconds = 1 if given.form == "quick" else 5
-    times = 5
-    progress = Progress(times * 11 + (2 if given.form == "quick" else times) * 2)
+    quick, full = given.form == "quick", given.form == "full"
+    seconds, times, floods = (1, 5, 2) if quick else (5, 5, 5)
+    progress = Progress(times * rounds.STEPS + floods * 2 + (scale.steps() if full else 0))
     with folder_in(given.folder) as folder:
         description = machine.describe(folder)
         desk = servers.Desk.prepare(given.desk, folder / "desk")
@@ -71,14 +72,18 @@ def main():
             body = desk.must(desk.by_api_key)
         with servers.Bare().start(given.bare, folder, body) as bare:
             measured = [rounds.run(desk, bare, folder, seconds, progress) for _ in range(times)]
-            floods = [rounds.flood(desk, folder, max(2, seconds), progress) for _ in range(2 if given.form == "quick" else times)]
+            flooded = [rounds.flood(desk, folder, max(2, seconds), progress) for _ in range(floods)]
             starts, idle = rounds.starts(desk, folder, 20)
-        rows = figures.rows(measured, floods, starts, idle)
-        text = page.summary(measured, floods, rows, description, seconds)
+            curves = list(scale.curves(desk, bare, folder, progress)) if full else []
+    text = page.summary(measured, flooded, figures.rows(measured, flooded, starts, idle), description, seconds)
     progress.say("")
-    print(text)
-    if given.form != "quick":
+    print("\n\n".join([text, *(curve.text() for curve in curves)]))
+    if not quick:
         page.write("figures", text)
+    if full:
+        page.write("scale", "\n\n".join(curve.text() for curve in curves))
+        for curve in curves:
+            curve.draw()
 
 
 main()

@@ -13,25 +13,39 @@ import time
 COMMIT_BYTES = 8 * (4096 + 24)
 
 
-def fdatasync(folder, times):
-    """The median time, in milliseconds, of making one commit's bytes durable: at the end of a file that grows with them, and
-    over bytes that are there already, as a write-ahead log is written once it has been written through."""
-    return {"growing": median_sync(folder, times, 0), "allocated": median_sync(folder, times, times)}
+class Disk:
+    """How long one commit's bytes take to become durable: at the end of a file that grows with them, and over bytes that are
+    there already, as a write-ahead log is written once it has been written through. Both in turns, so that they meet the same
+    moments; `measure` can be called several times around what it is compared with."""
 
+    ALLOCATED = 256
 
-def median_sync(folder, times, allocated):
-    block = os.urandom(COMMIT_BYTES)
-    took = []
-    with tempfile.TemporaryFile(dir=folder) as file:
-        file.write(block * allocated)
-        file.flush()
-        os.fsync(file.fileno())
-        for number in range(times):
-            begun = time.perf_counter()
-            os.pwrite(file.fileno(), block, number * COMMIT_BYTES)
-            os.fdatasync(file.fileno())
-            took.append(time.perf_counter() - begun)
-    return statistics.median(took) * 1000
+    def __init__(self, folder):
+        self.block, self.turn = os.urandom(COMMIT_BYTES), 0
+        self.growing, self.allocated = (tempfile.TemporaryFile(dir=folder) for _ in range(2))
+        self.allocated.write(self.block * self.ALLOCATED)
+        self.allocated.flush()
+        os.fsync(self.allocated.fileno())
+        self.took = {"growing": [], "allocated": []}
+
+    def measure(self, seconds):
+        until = time.perf_counter() + seconds
+        while time.perf_counter() < until:
+            self.write("growing", self.growing, self.turn)
+            self.write("allocated", self.allocated, self.turn % self.ALLOCATED)
+            self.turn += 1
+
+    def write(self, what, file, place):
+        begun = time.perf_counter()
+        os.pwrite(file.fileno(), self.block, place * COMMIT_BYTES)
+        os.fdatasync(file.fileno())
+        self.took[what].append(time.perf_counter() - begun)
+
+    def close(self):
+        """Medians, in milliseconds."""
+        self.growing.close()
+        self.allocated.close()
+        return {what: statistics.median(took) * 1000 for what, took in self.took.items()}
 
 
 def describe(folder):

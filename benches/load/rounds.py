@@ -16,14 +16,16 @@ CONNECTIONS = (1, 32, 256)
 LOGINS = 16
 # The reads whose latency is looked at while logins flood: 32 clients that each ask about ten times a second.
 READERS, PAUSE = 32, 200
+# How many samples a round takes.
+STEPS = len(CONNECTIONS) * 3 + 2
 
 
 @dataclasses.dataclass
 class Round:
     """What one round has measured."""
 
-    sync: dict  # milliseconds of fdatasync: growing, allocated
     samples: dict = dataclasses.field(default_factory=dict)  # (what, connections) -> Sample
+    sync: dict = dataclasses.field(default_factory=dict)  # milliseconds of fdatasync: growing, allocated
     hash_time: float = 0.0  # milliseconds
     permits: int = 0
     faults: list = dataclasses.field(default_factory=list)
@@ -34,7 +36,7 @@ class Round:
 
 def run(desk, bare, folder, seconds, progress):
     """One round. `desk` is the one to copy, `bare` runs."""
-    round = Round(machine.fdatasync(folder, 100))
+    round, disk = Round(), machine.Disk(folder)
     copy = desk.copy(folder / "round")
     with copy.start():
         asked = {
@@ -50,7 +52,10 @@ def run(desk, bare, folder, seconds, progress):
         handed = copy.events("llm_keys.read")
         for connections in CONNECTIONS:
             for what in ("bare", "jwt", "api key"):
+                if connections == 1:
+                    disk.measure(seconds / 5)
                 measure(round, progress, what, asked, connections, seconds)
+        round.sync = disk.close()
         measure(round, progress, "client credentials", asked, 32, seconds)
         round.permits, round.hash_time = copy.permits(), copy.hash_time(12)
         measure(round, progress, "password", asked, LOGINS, seconds)
@@ -96,7 +101,7 @@ def flood(desk, folder, seconds, progress):
     """Key reads alone, and the same while 16 connections send nothing but logins, right and wrong ones, from everywhere: with
     a proxy's header, because one address alone would soon be told to wait."""
     copy = desk.copy(folder / "flood", KEYDESK_SERVER__TRUSTED_PROXIES="127.0.0.1")
-    round = Round({})
+    round = Round()
     with copy.start():
         logins = list(flood_of_logins())
         reads = [copy.by_jwt()]

@@ -227,5 +227,5 @@ def token_request(form, *headers):
     return Request("/token", (form_type, *headers), "POST", urllib.parse.urlencode(form))
 
 
-def login(user, password=USER_PASSWORD, *headers):
-    return token_request({"grant_type": "password", "username": user, "password": password}, *headers)
+def login(user, password=USER_PASSWORD, *headers, **more):
+    return token_request({"grant_type": "password", "username": user, "password": password, **more}, *headers)
