@@ -86,4 +86,7 @@ def main():
             curve.draw()
 
 
-main()
+try:
+    main()
+except RuntimeError as error:
+    sys.exit(f"\n{error}")
