@@ -51,7 +51,8 @@ def start(url, requests, connections, seconds, pause=None):
     file = tempfile.NamedTemporaryFile("w", suffix=".requests")
     file.writelines(f"{request.line()}\n" for request in requests)
     file.flush()
-    threads = max(1, min(CORES // 2, connections, 8))
+    # With fewer threads than cores it is wrk that is measured as soon as the server is as cheap as the bare one.
+    threads = min(CORES, connections, 8)
     command = ["wrk", f"-t{threads}", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "-s", SCRIPT, url, "--", file.name]
     process = subprocess.Popen([*command, str(pause)] if pause else command, stdout=subprocess.PIPE, text=True)
     process.file = file  # until it has ended
