@@ -190,12 +190,14 @@ fn commit(criterion: &mut Criterion) {
             b.iter(|| {
                 runtime.block_on(async {
                     let mut tx = store.begin().await.expect("the database works");
+                    let mut events = Vec::new();
                     for _ in 0..size {
                         let mut event = key_read(stream, end.seq + 1);
                         event.mac = Some(keys.event_mac(&event, end.mac.unwrap_or(Mac::NONE)));
                         end = Head { stream, seq: event.seq, mac: event.mac };
-                        audit_events::insert(&mut tx, event).await.expect("the database works");
+                        events.push(event);
                     }
+                    audit_events::insert(&mut tx, events).await.expect("the database works");
                     let seal = keys.head_seal(&end);
                     audit_streams::put_head(&mut tx, end, seal).await.expect("the database works");
                     tx.commit().await.expect("the database works");
