@@ -79,12 +79,8 @@ impl Edge {
     ) -> Self {
         let paths = document["paths"].as_object().into_iter().flatten();
         let mut table: Vec<_> = paths.map(|(path, operations)| Known::of(path, operations)).collect();
-        let page = |path: &&str| Known {
-            template: Arc::from(*path),
-            methods: vec![Method::GET],
-            bodies: Vec::new(),
-        };
-        table.extend(super::docs::PATHS.iter().map(page));
+        let page = |path| Known { template: Arc::from(path), methods: vec![Method::GET], bodies: Vec::new() };
+        table.extend(super::docs::paths().map(page));
         Self { routes: Arc::new(routes), app, hosts, table }
     }
 

@@ -222,7 +222,7 @@ fn one(project: &str, key: &HandedKey) -> JsonBody<LlmKey> {
 }
 
 /// RFC 9110 §13.1.2: whether `If-None-Match` lists the current entity tag. Comparison is weak; `*` matches any.
-fn is_current(if_none_match: Option<&str>, etag: &str) -> bool {
+pub(super) fn is_current(if_none_match: Option<&str>, etag: &str) -> bool {
     let mut tags = if_none_match.unwrap_or_default().split(',').map(str::trim);
     tags.any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag)
 }

@@ -137,7 +137,7 @@ pub async fn serve(
 ) -> io::Result<()> {
     let service = service();
     let document = spec::document(&service);
-    let routes = docs::routes(&service, &document).nest_no_strip("/", service);
+    let routes = docs::routes().nest_no_strip("/", service);
     let hosts = host::Hosts::new(&app.settings().issuer, listener.local_addr()?);
     let edge = edge::Edge::new(
         Route::new().nest_no_strip("/", routes).data(Arc::clone(&app)).boxed(),

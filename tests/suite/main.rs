@@ -9,6 +9,7 @@ mod asker;
 mod bodies;
 mod cli;
 mod desk;
+mod docs;
 mod events;
 mod guessing;
 mod health;
