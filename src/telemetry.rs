@@ -66,11 +66,11 @@ pub fn init(log: &Log, traces: Option<&str>) -> Result<Telemetry, Error> {
             lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
         }
     };
-    let subscriber = tracing_subscriber::registry()
-        .with(lines.with_filter(wanted.and(allowed)))
-        .with(traces.as_ref().map(Traces::layer));
+    let mut layers = vec![lines.with_filter(wanted.and(allowed)).boxed()];
+    // Not as a layer that may be none: that would have every span made, for nobody.
+    layers.extend(traces.as_ref().map(|traces| traces.layer().boxed()));
     // The only failure is that there is a log already, which is as good.
-    let _ = subscriber.try_init();
+    let _ = tracing_subscriber::registry().with(layers).try_init();
     Ok(Telemetry { queue, traces })
 }
 

@@ -56,7 +56,8 @@ impl App {
         origin: Origin,
     ) -> Result<Caller, Error> {
         let Some(presented) = presented else {
-            return Err(self.refuse(Action::CredentialVerify, &origin, Error::CredentialMissing).await);
+            let refused = self.refuse(Action::CredentialVerify, &origin, Error::CredentialMissing);
+            return Err(Box::pin(refused).await);
         };
         let view = self.view().await?;
         let found = match self.identify(&view, &presented).await {
@@ -74,7 +75,7 @@ impl App {
                 if let Some((owner, credential)) = owner {
                     event.is_by(&owner, credential);
                 }
-                self.record_bounded(event).await?;
+                Box::pin(self.record_bounded(event)).await?;
                 Err(if reason == ELSEWHERE { Error::Elsewhere } else { Error::CredentialInvalid })
             }
         }
@@ -94,11 +95,11 @@ impl App {
         match presented {
             Presented::Bearer(text) if jwt::looks_like_jwt(text.expose()) => {
                 let text = text.expose();
-                self.asker(view, crypto::token_digest(text), self.owner_of_access_token(text)).await
+                self.asker(view, crypto::token_digest(text), || self.owner_of_access_token(text)).await
             }
             Presented::Bearer(text) | Presented::ApiKey(text) => {
                 let digest = self.api_key_digest(text.expose()).ok_or(refused("malformed_api_key"))?;
-                self.asker(view, digest, self.owner_of_api_key(digest)).await
+                self.asker(view, digest, || self.owner_of_api_key(digest)).await
             }
             Presented::Malformed => Err(refused("malformed_authorization")),
         }

@@ -23,7 +23,7 @@ use tracing::Instrument as _;
 use super::{Error, vital::vital};
 use crate::{
     model::{Action, AuditEvent, Head, Origin},
-    store::{StoreError, keys},
+    store::StoreError,
 };
 pub(super) use chain::{Chain, Work};
 pub(super) use checkpoints::Filing;
@@ -157,7 +157,7 @@ async fn write_batch(chain: &Chain, batch: &mut [Entry]) -> Result<(), StoreErro
 
 async fn prepare(chain: &Chain, batch: &mut [Entry]) -> Result<Work, StoreError> {
     let mut work = chain.begin().await?;
-    let revision = keys::revision(&mut work).await?;
+    let revision = work.revision();
     for entry in batch.iter_mut().filter(|entry| entry.decided_at.is_none_or(|at| at == revision)) {
         if let Some(event) = entry.event.take() {
             work.record(event).await?;

@@ -142,7 +142,7 @@ impl App {
         let granted = match granted(caller, project) {
             Ok(granted) => granted,
             Err(error) => {
-                self.book.record(event.denied(error.code())).await?;
+                Box::pin(self.book.record(event.denied(error.code()))).await?;
                 return Err(error);
             }
         };
@@ -150,7 +150,7 @@ impl App {
         if view.revision != caller.revision {
             return Err(Error::Stale);
         }
-        Ok((granted, self.handout(&view, granted, self.open_keys(granted)).await?))
+        Ok((granted, self.handout(&view, granted, || self.open_keys(granted)).await?))
     }
 
     /// Fails, and has it written down, if one of the keys asked for did not open.

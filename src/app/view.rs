@@ -113,6 +113,11 @@ impl App {
         if newest.revision == self.store.revision() {
             return Ok(newest);
         }
+        // Boxed, as all that is seldom waited for: a request has room in it for whatever it may wait for, and is moved with it.
+        Box::pin(self.begin_view()).await
+    }
+
+    async fn begin_view(&self) -> Result<Arc<View>, Error> {
         let late = |_| Error::Unavailable("the database takes too long to tell what has changed".into());
         let _turn = timeout(PATIENCE, self.views.turn.lock()).await.map_err(late)?;
         let (revision, newest) = (self.store.revision(), self.views.newest());
@@ -128,11 +133,11 @@ impl App {
 
     /// The owner of the credential of that digest, looked up with `look` if the view does not know it, or knows that its time
     /// is over.
-    pub(super) async fn asker<E>(
+    pub(super) async fn asker<E, L: Future<Output = Result<Asker, E>>>(
         &self,
         view: &View,
         digest: TokenDigest,
-        look: impl Future<Output = Result<Asker, E>>,
+        look: impl FnOnce() -> L,
     ) -> Result<Arc<Asker>, E> {
         if let Some(found) = view.askers.get(&digest) {
             if found.good.contains(&self.now()) {
@@ -142,15 +147,16 @@ impl App {
             view.askers.remove(&digest);
         }
         self.metrics.looked_up(Lookup::Asker, false);
-        view.askers.get_or_insert_async(&digest, async { look.await.map(Arc::new) }).await
+        let look = async || look().await.map(Arc::new);
+        Box::pin(view.askers.get_or_insert_async(&digest, look())).await
     }
 
     /// The keys that a grant opens, looked up with `look` if the view does not know them, or knows that one has expired.
-    pub(super) async fn handout<E>(
+    pub(super) async fn handout<E, L: Future<Output = Result<Handout, E>>>(
         &self,
         view: &View,
         granted: &Granted,
-        look: impl Future<Output = Result<Handout, E>>,
+        look: impl FnOnce() -> L,
     ) -> Result<Arc<Handout>, E> {
         let entitlement = (granted.project_id, granted.providers.clone());
         if let Some(found) = view.handouts.get(&entitlement) {
@@ -161,7 +167,8 @@ impl App {
             view.handouts.remove(&entitlement);
         }
         self.metrics.looked_up(Lookup::Handout, false);
-        view.handouts.get_or_insert_async(&entitlement, async { look.await.map(Arc::new) }).await
+        let look = async || look().await.map(Arc::new);
+        Box::pin(view.handouts.get_or_insert_async(&entitlement, look())).await
     }
 }
 

@@ -26,46 +26,56 @@ macro_rules! select {
     };
 }
 
+macro_rules! twice {
+    ($rows:expr) => {
+        concat!($rows, ", ", $rows)
+    };
+}
+
 /// The places of rows: not numbered, because SQLite looks a number up among all of them.
-macro_rules! one {
-    () => {
+macro_rules! rows {
+    (1) => {
         "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     };
-}
-macro_rules! eight_of {
-    ($rows:ident) => {
-        concat!(
-            $rows!(),
-            ",",
-            $rows!(),
-            ",",
-            $rows!(),
-            ",",
-            $rows!(),
-            ",",
-            $rows!(),
-            ",",
-            $rows!(),
-            ",",
-            $rows!(),
-            ",",
-            $rows!()
-        )
+    (2) => {
+        twice!(rows!(1))
+    };
+    (4) => {
+        twice!(rows!(2))
+    };
+    (8) => {
+        twice!(rows!(4))
+    };
+    (16) => {
+        twice!(rows!(8))
+    };
+    (32) => {
+        twice!(rows!(16))
+    };
+    (64) => {
+        twice!(rows!(32))
+    };
+    (128) => {
+        twice!(rows!(64))
+    };
+    (256) => {
+        twice!(rows!(128))
     };
 }
-macro_rules! eight {
-    () => {
-        eight_of!(one)
-    };
-}
-macro_rules! sixty_four {
-    () => {
-        eight_of!(eight)
-    };
-}
+
+/// Inserts as many rows as there are, of at most so many: places that nothing is bound to are null.
 macro_rules! insert {
-    ($rows:expr) => {
-        concat!("insert into audit_events (", columns!(), ") values ", $rows)
+    ($most:tt) => {
+        (
+            $most,
+            concat!(
+                "insert into audit_events (",
+                columns!(),
+                ") select * from (values ",
+                rows!($most),
+                ") where column1 is not null"
+            ),
+        )
     };
 }
 
@@ -106,19 +116,30 @@ impl fmt::Display for Filter {
 pub async fn insert(tx: &mut Tx, events: Vec<RecordedEvent>) -> Result<(), StoreError> {
     let mut rest = events.into_iter();
     while rest.len() > 0 {
-        let (rows, text) = INSERTS.into_iter().find(|(rows, _)| *rows <= rest.len()).unwrap_or(INSERTS[2]);
+        let fits = INSERTS.into_iter().find(|(rows, _)| *rows >= rest.len());
+        let (rows, text) = fits.unwrap_or(INSERTS[INSERTS.len() - 1]);
+        let expected = rest.len().min(rows) as u64;
         let statement = rest.by_ref().take(rows).fold(sql(text), bind);
         // A trigger that somebody has added could swallow some.
-        if tx.execute(statement).await? != rows as u64 {
+        if tx.execute(statement).await? != expected {
             return Err(inconsistent("audit_events"));
         }
     }
     Ok(())
 }
 
-/// Statements that insert so many events, as few as there can be for any number: each costs a round to the database.
-const INSERTS: [(usize, &str); 3] =
-    [(64, insert!(sixty_four!())), (8, insert!(eight!())), (1, insert!(one!()))];
+/// Statements for so many events: one for any number, because each is a way to the database and back.
+const INSERTS: [(usize, &str); 9] = [
+    insert!(1),
+    insert!(2),
+    insert!(4),
+    insert!(8),
+    insert!(16),
+    insert!(32),
+    insert!(64),
+    insert!(128),
+    insert!(256),
+];
 
 fn bind(statement: Statement, event: RecordedEvent) -> Statement {
     statement

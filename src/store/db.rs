@@ -161,8 +161,12 @@ impl Store {
     pub async fn begin(&self) -> Result<Tx, StoreError> {
         let begin = async {
             let mut connection = self.write.acquire().await?;
-            sqlx::query("begin immediate").execute(&mut *connection).await?;
-            Ok(Tx { connection: self.connection(Inner::Write(connection)), bumped: None })
+            // At once, because each statement is a way to SQLite's thread and back.
+            let begin = "begin immediate; select value from revision";
+            let revision = sqlx::query_scalar(begin).fetch_one(&mut *connection).await?;
+            let connection = self.connection(Inner::Write(connection));
+            connection.saw_revision(revision);
+            Ok(Tx { connection, revision, bumped: None })
         };
         begin.instrument(span("begin immediate")).await
     }
@@ -236,7 +240,9 @@ enum Inner {
 #[derive(Debug)]
 pub struct Tx {
     connection: Connection,
-    /// The revision that this unit of work makes.
+    /// The revision that it found.
+    revision: i64,
+    /// The revision that it makes.
     bumped: Option<i64>,
 }
 
@@ -248,6 +254,11 @@ impl Tx {
             self.connection.saw_revision(revision);
         }
         Ok(())
+    }
+
+    /// The revision at which it began. Nobody else moves it before the end.
+    pub fn revision(&self) -> i64 {
+        self.revision
     }
 
     /// Marks that something which decides access has changed, so that every cache of every process is stale.

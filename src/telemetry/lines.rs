@@ -5,7 +5,7 @@
 
 use std::{
     fmt::Write as _,
-    io,
+    io, iter,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -19,6 +19,10 @@ use tracing_subscriber::fmt::MakeWriter;
 
 /// How many lines may wait to be written.
 const QUEUE: usize = 4096;
+/// About how many bytes of them are written at once.
+const PIECE: usize = 64 * 1024;
+/// For how long lines are gathered: to be woken for each of them would cost more than they do.
+const GATHER: Duration = Duration::from_millis(5);
 
 /// Lines on their way to the reader.
 #[derive(Clone, Debug)]
@@ -53,11 +57,26 @@ impl Queue {
 }
 
 fn write(mut out: impl io::Write, waiting: &Receiver<Entry>, dropped: &AtomicU64) {
-    for entry in waiting {
-        match entry {
-            // Who does not read the log any more has decided so; the desk goes on.
-            Entry::Line(line) => drop(out.write_all(line.as_bytes())),
-            Entry::Flush(written) => drop(written.send(())),
+    let mut piece = Vec::with_capacity(PIECE);
+    while let Ok(first) = waiting.recv() {
+        if matches!(first, Entry::Line(_)) {
+            thread::sleep(GATHER);
+        }
+        let mut flushed = None;
+        for entry in iter::once(first).chain(waiting.try_iter()) {
+            match entry {
+                Entry::Line(line) => piece.extend_from_slice(line.as_bytes()),
+                Entry::Flush(written) => flushed = Some(written),
+            }
+            if flushed.is_some() || piece.len() >= PIECE {
+                break;
+            }
+        }
+        // Who does not read the log any more has decided so; the desk goes on.
+        let _ = out.write_all(&piece);
+        piece.clear();
+        if let Some(written) = flushed {
+            let _ = written.send(());
         }
         let lines = dropped.swap(0, Ordering::Relaxed);
         if lines > 0 {
@@ -92,6 +111,9 @@ impl io::Write for &Queue {
 /// which is also right inside a JSON string.
 fn harmless(line: &str) -> String {
     let body = line.strip_suffix('\n').unwrap_or(line);
+    if body.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return [body, "\n"].concat();
+    }
     let mut out = String::with_capacity(line.len() + 1);
     for c in body.chars() {
         if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') {
