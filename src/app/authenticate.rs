@@ -92,17 +92,25 @@ impl App {
 
     #[expect(clippy::disallowed_methods, reason = "the credential is verified, or looked up by its digest")]
     async fn identify(&self, view: &View, presented: &Presented) -> Result<Arc<Asker>, Unidentified> {
-        match presented {
-            Presented::Bearer(text) if jwt::looks_like_jwt(text.expose()) => {
-                let text = text.expose();
-                self.asker(view, crypto::token_digest(text), || self.owner_of_access_token(text)).await
+        let (text, kinds): (_, &[_]) = match presented {
+            Presented::Bearer(text) => {
+                (text.expose(), &[CredentialKind::AccessToken, CredentialKind::ApiKey])
             }
-            Presented::Bearer(text) | Presented::ApiKey(text) => {
-                let digest = self.api_key_digest(text.expose()).ok_or(refused("malformed_api_key"))?;
-                self.asker(view, digest, || self.owner_of_api_key(digest)).await
-            }
-            Presented::Malformed => Err(refused("malformed_authorization")),
+            Presented::ApiKey(text) => (text.expose(), &[CredentialKind::ApiKey]),
+            Presented::Malformed => return Err(refused("malformed_authorization")),
+        };
+        let found = self.asker(view, crypto::token_digest(text), || self.owner(text, kinds)).await?;
+        // It may have come to be known when it was shown in another way.
+        if kinds.contains(&found.credential) { Ok(found) } else { Err(refused("malformed_api_key")) }
+    }
+
+    /// Whose a credential of one of these `kinds` is.
+    async fn owner(&self, text: &str, kinds: &[CredentialKind]) -> Result<Asker, Unidentified> {
+        if kinds.contains(&CredentialKind::AccessToken) && jwt::looks_like_jwt(text) {
+            return self.owner_of_access_token(text).await;
         }
+        let digest = self.api_key_digest(text).ok_or(refused("malformed_api_key"))?;
+        self.owner_of_api_key(digest).await
     }
 
     async fn owner_of_access_token(&self, text: &str) -> Result<Asker, Unidentified> {

@@ -6,7 +6,10 @@ pub use super::view::Handout;
 
 use super::{App, Error};
 use crate::{
-    crypto::keyring::{Place, SealError},
+    crypto::{
+        self,
+        keyring::{Place, SealError},
+    },
     metrics,
     model::{Action, AuditEvent, Caller, Granted, Id, ProjectName, Provider, Scope, Timestamp, grant},
     secret::Secret,
@@ -91,13 +94,14 @@ impl App {
         project: Option<&str>,
         is_current: impl Fn(&str) -> bool,
     ) -> Result<Tagged<Arc<Handout>>, Error> {
-        let (granted, handout) = self.entitled_keys(caller, project).await?;
+        let event = AuditEvent::by(caller, Action::LlmKeysRead);
+        let (granted, handout) = self.entitled_keys(caller, project, &event).await?;
         let project = granted.project.clone();
-        let etag = self.etag(caller, &project, &handout.keys);
+        let etag = self.etag(caller, &handout.digest);
         if is_current(&etag) {
             return Ok(Tagged { etag, project, read: KeyRead::Unchanged });
         }
-        let event = AuditEvent::by(caller, Action::LlmKeysRead).on(format!("project:{project}"));
+        let event = event.on(format!("project:{project}"));
         self.check_seals(&handout, |_| true, &event).await?;
         self.book.record_decision(event.version(&handout.versions), caller.revision).await?;
         Ok(Tagged { etag, project, read: KeyRead::Handed(handout) })
@@ -110,9 +114,9 @@ impl App {
         provider: &str,
         is_current: impl Fn(&str) -> bool,
     ) -> Result<Tagged<Arc<HandedKey>>, Error> {
-        let (granted, handout) = self.entitled_keys(caller, project).await?;
-        let (project, provider) = (granted.project.clone(), provider.parse::<Provider>().ok());
         let event = AuditEvent::by(caller, Action::LlmKeysRead);
+        let (granted, handout) = self.entitled_keys(caller, project, &event).await?;
+        let (project, provider) = (granted.project.clone(), provider.parse::<Provider>().ok());
         let is_asked = |other: &Provider| Some(other) == provider.as_ref();
         let of_project = event.clone().on(format!("project:{project}"));
         self.check_seals(&handout, is_asked, &of_project).await?;
@@ -122,7 +126,7 @@ impl App {
             let detail = format!("project {project} has no key of this provider for you");
             return Err(Error::NotFound(detail));
         };
-        let etag = self.etag(caller, &project, slice::from_ref(key));
+        let etag = self.etag(caller, &digest(granted.project_id, slice::from_ref(key)));
         if is_current(&etag) {
             return Ok(Tagged { etag, project, read: KeyRead::Unchanged });
         }
@@ -136,13 +140,13 @@ impl App {
         &self,
         caller: &'c Caller,
         project: Option<&str>,
+        event: &AuditEvent,
     ) -> Result<(&'c Granted, Arc<Handout>), Error> {
-        let event = AuditEvent::by(caller, Action::LlmKeysRead);
-        self.authorise(caller, Scope::LlmKeysRead, &event).await?;
+        self.authorise(caller, Scope::LlmKeysRead, event).await?;
         let granted = match granted(caller, project) {
             Ok(granted) => granted,
             Err(error) => {
-                Box::pin(self.book.record(event.denied(error.code()))).await?;
+                Box::pin(self.book.record(event.clone().denied(error.code()))).await?;
                 return Err(error);
             }
         };
@@ -178,7 +182,7 @@ impl App {
             self.open_key(key).map_err(|_| broken.push(provider)).ok()
         };
         let opened = keys.into_iter().filter_map(open).collect();
-        Ok(Handout::new(opened, broken))
+        Ok(Handout::new(granted.project_id, opened, broken))
     }
 
     fn open_key(&self, key: CurrentKey) -> Result<HandedKey, Error> {
@@ -194,12 +198,18 @@ impl App {
         Ok(Secret::new(text))
     }
 
-    fn etag(&self, caller: &Caller, project: &ProjectName, keys: &[Arc<HandedKey>]) -> String {
-        let versions: Vec<_> = keys.iter().map(|key| (&key.provider, key.version, key.version_id)).collect();
-        let said = format!("{:?} {project} {versions:?}", caller.principal);
-        let mac = self.keyring.mac("etag", said.as_bytes());
+    /// The entity tag of `said` for this caller.
+    fn etag(&self, caller: &Caller, said: &[u8; 32]) -> String {
+        let id = caller.own_id().map_or([0; 16], |id| *id.as_bytes());
+        let mac = self.keyring.mac("etag", [id.as_slice(), said].concat().as_slice());
         format!("\"{}\"", super::hex(&mac[..16]))
     }
+}
+
+/// What an entity tag of these keys depends on, whoever asks.
+pub(super) fn digest(project: Id, keys: &[HandedKey]) -> [u8; 32] {
+    let versions: Vec<_> = keys.iter().map(|key| (&key.provider, key.version, key.version_id)).collect();
+    crypto::sha256(format!("{project} {versions:?}").as_bytes())
 }
 
 /// The grant that applies: on the project asked for, else on the only one, else on `default`.

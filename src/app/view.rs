@@ -21,7 +21,10 @@ use std::{
 use quick_cache::{UnitWeighter, sync::Cache};
 use tokio::{sync::Mutex, time::timeout};
 
-use super::{App, Error, llm_keys::HandedKey};
+use super::{
+    App, Error,
+    llm_keys::{self, HandedKey},
+};
 use crate::{
     metrics::Lookup,
     model::{CredentialKind, Granted, Id, Networks, Principal, Provider, ScopeSet, Timestamp, TokenDigest},
@@ -79,6 +82,8 @@ pub struct Handout {
     pub keys: Vec<Arc<HandedKey>>,
     /// The providers whose keys do not open.
     pub(super) broken: Vec<Provider>,
+    /// What the entity tags of the answer depend on.
+    pub(super) digest: [u8; 32],
     /// The versions, for the book: `anthropic=1 openai=3`.
     pub(super) versions: String,
     body: OnceLock<SecretBytes>,
@@ -185,10 +190,11 @@ impl Asker {
 }
 
 impl Handout {
-    pub(super) fn new(keys: Vec<HandedKey>, broken: Vec<Provider>) -> Self {
+    pub(super) fn new(project: Id, keys: Vec<HandedKey>, broken: Vec<Provider>) -> Self {
         let versions: Vec<_> = keys.iter().map(HandedKey::to_string).collect();
+        let digest = llm_keys::digest(project, &keys);
         let keys = keys.into_iter().map(Arc::new).collect();
-        Self { keys, broken, versions: versions.join(" "), body: OnceLock::new() }
+        Self { keys, broken, digest, versions: versions.join(" "), body: OnceLock::new() }
     }
 
     fn is_good(&self, now: Timestamp) -> bool {

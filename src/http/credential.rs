@@ -14,7 +14,7 @@ use poem_openapi::{
     registry::Registry,
 };
 
-use super::{edge::origin, error::problem, observe::AskedBy};
+use super::{edge::origin, error::problem, observe::Visit};
 use crate::{
     app::{App, Error, Presented},
     model::{Action, Caller},
@@ -147,7 +147,7 @@ async fn caller(request: &Request) -> Result<Caller, Error> {
         Ok((presented, account)) => {
             let account = account.map(|value| value.to_str().unwrap_or("\u{fffd}"));
             let caller = app(request).authenticate(presented, account, origin(request)).await?;
-            AskedBy::of(request).is(&caller.name);
+            Visit::of(request).is_by(&caller.name);
             Ok(caller)
         }
         Err(error) => Err(app(request).refuse(Action::CredentialVerify, &origin(request), error).await),
@@ -160,7 +160,7 @@ pub(super) async fn bearer_caller(request: &Request) -> Result<Option<Caller>, E
     let authorization = only(request.headers(), header::AUTHORIZATION.as_str())?;
     let Some(presented) = authorization.and_then(|value| bearer(value.as_bytes())) else { return Ok(None) };
     let caller = app(request).authenticate(Some(presented), None, origin(request)).await?;
-    AskedBy::of(request).is(&caller.name);
+    Visit::of(request).is_by(&caller.name);
     Ok(Some(caller))
 }
 

@@ -1,16 +1,18 @@
 //! The outermost layer: what is true of every request and every response.
 //!
-//! Each request gets an identifier and a task of its own. The task runs to its end even when the client has gone, so that
-//! a unit of work is never cut in the middle, and a panic in it becomes a 500 that takes nothing else along. Each response
+//! Each request gets an identifier. One that may change something gets a task of its own, which runs to its end even when the
+//! client has gone, so that a unit of work is never cut in the middle. A panic becomes a 500 that takes nothing else along. Each response
 //! gets the identifier, the security headers, and `Cache-Control: no-store` unless its handler knows better.
 
 use std::{
     future::Future,
     net::{IpAddr, SocketAddr},
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::Duration,
 };
 
+use futures_util::{FutureExt as _, TryFutureExt as _};
 use hyper::body::{Bytes, Incoming};
 use poem::{
     Addr, Body, Endpoint, IntoResponse, Request, RequestParts, Response,
@@ -25,13 +27,13 @@ use super::{
     error::{self, Refusal},
     host::Hosts,
     intake,
-    observe::Observed,
+    observe::{Observed, Visit},
     peer::Client,
     quota,
     server::guest::Guest,
 };
 use crate::{
-    app::{App, Error, limits::Meter},
+    app::{App, Error},
     metrics::Metrics,
     model::Origin,
 };
@@ -64,10 +66,6 @@ pub(super) struct Connection {
     pub(super) secure: bool,
     pub(super) guest: Arc<Guest>,
 }
-
-/// The identifier of the request at hand.
-#[derive(Clone)]
-struct RequestId(String);
 
 impl Edge {
     /// Surrounds `routes`; `document` says which paths have which methods.
@@ -102,7 +100,6 @@ impl Edge {
         request: hyper::Request<Incoming>,
         connection: &Connection,
     ) -> (Response, Incoming) {
-        let request_id = self.app.new_request_id();
         let (parts, mut body) = request.into_parts();
         let (method, version) = (parts.method.clone(), parts.version);
         let (uri, chunked) = (parts.uri.clone(), parts.headers.contains_key(header::TRANSFER_ENCODING));
@@ -110,16 +107,16 @@ impl Edge {
         let route = self.table.iter().find(|route| matches(&route.template, path));
         let client = Client::of(connection.peer, &parts.headers, self.app.settings());
         let known = (&method, route.map(|route| &route.template));
-        let observed = Observed::begin(&self.app, &request_id, known, client.address, &parts.headers);
+        let observed = Observed::begin(&self.app, known, client, &parts.headers);
         let taken = match client.objection(&self.app, path) {
             Some(error) => Err(self.turn_away(path, client, error, &observed).await),
             None => self
                 .take_in(parts, &mut body, route, connection)
                 .await
-                .map_err(|refusal| refusal.render(path, &request_id)),
+                .map_err(|refusal| refusal.render(path, observed.request_id())),
         };
         let mut response = match taken {
-            Ok(request) => self.work(request, path, client, &observed).await,
+            Ok(request) => self.work(request, path, &observed).await,
             Err(mut response) => {
                 // What is left of the request is not read.
                 close(&mut response, version);
@@ -133,7 +130,7 @@ impl Edge {
         if chunked || self.app.is_draining() {
             close(&mut response, version);
         }
-        finish(&mut response, &request_id, connection.secure);
+        finish(&mut response, observed.request_id(), connection.secure);
         observed.answered(response.status());
         (response, body)
     }
@@ -162,17 +159,17 @@ impl Edge {
     }
 
     /// Has the request answered by whoever answers such requests.
-    async fn work(&self, mut request: Request, path: &str, client: Client, observed: &Observed) -> Response {
-        let request_id = observed.request_id();
-        request.extensions_mut().insert(RequestId(request_id.to_owned()));
-        request.extensions_mut().insert(client);
-        let meter = Arc::new(Meter::default());
-        request.extensions_mut().insert(Arc::clone(&meter));
-        request.extensions_mut().insert(observed.asked_by());
-        let routes = Arc::clone(&self.routes);
+    async fn work(&self, mut request: Request, path: &str, observed: &Observed) -> Response {
+        let visit = observed.visit();
+        request.extensions_mut().insert(Arc::clone(&visit));
+        let (routes, method) = (Arc::clone(&self.routes), request.method().clone());
         let work = async move { routes.call(request).await.map(IntoResponse::into_response) };
-        let mut response = in_task(work, path, observed).await;
-        quota::tell(&meter, response.headers_mut());
+        let mut response = if method.is_safe() {
+            here(work, path, observed).await
+        } else {
+            in_task(work, path, observed).await
+        };
+        quota::tell(&visit.meter, response.headers_mut());
         response
     }
 
@@ -192,17 +189,35 @@ async fn in_task(
     path: &str,
     observed: &Observed,
 ) -> Response {
-    let request_id = observed.request_id();
     let answer = tokio::spawn(work.instrument(observed.span()));
+    let late = "this takes too long, and goes on by itself: look what became of it before you try again";
+    answered(answer.map_err(drop), late, path, observed).await
+}
+
+/// The answer of `work` that changes nothing, and ends with its client: what it has to write down is with the book by then.
+/// A task of its own would cost as much as most of this work does.
+async fn here(
+    work: impl Future<Output = poem::Result<Response>> + Send + 'static,
+    path: &str,
+    observed: &Observed,
+) -> Response {
+    let answer = AssertUnwindSafe(Box::pin(work).instrument(observed.span())).catch_unwind();
+    answered(answer.map_err(drop), "this takes too long; try again later", path, observed).await
+}
+
+/// The answer; a panic is one, too, and so is that none has come in time.
+async fn answered(
+    answer: impl Future<Output = Result<poem::Result<Response>, ()>>,
+    late: &'static str,
+    path: &str,
+    observed: &Observed,
+) -> Response {
+    let request_id = observed.request_id();
     match tokio::time::timeout(REQUEST_DEADLINE, answer).await {
         Ok(Ok(Ok(response))) => response,
         Ok(Ok(Err(error))) => error::render(error, request_id),
-        Ok(Err(_)) => error::render_panic(request_id),
-        Err(_) => Refusal::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "this takes too long, and goes on by itself: look what became of it before you try again",
-        )
-        .render(path, request_id),
+        Ok(Err(())) => error::render_panic(request_id),
+        Err(_) => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, late).render(path, request_id),
     }
 }
 
@@ -227,9 +242,8 @@ fn close(response: &mut Response, version: Version) {
 
 /// Where a request came from.
 pub(super) fn origin(request: &Request) -> Origin {
-    let request_id = request.extensions().get::<RequestId>().map(|id| id.0.as_str()).unwrap_or_default();
-    let unknown = || Origin { source: "unknown".to_owned(), request_id: request_id.to_owned() };
-    request.extensions().get::<Client>().map_or_else(unknown, |client| client.origin(request_id))
+    let visit = Visit::of(request);
+    visit.client.origin(&visit.request_id)
 }
 
 /// Whether `path` is one that `template` describes; `{name}` stands for one segment.

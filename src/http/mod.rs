@@ -33,7 +33,7 @@ mod well_known;
 
 use std::{future::Future, io, sync::Arc};
 
-use poem::{EndpointExt, Route};
+use poem::EndpointExt;
 use poem_openapi::{LicenseObject, OpenApiService, Tags};
 use tokio::{net::TcpListener, sync::Notify, task::JoinSet};
 
@@ -139,12 +139,7 @@ pub async fn serve(
     let document = spec::document(&service);
     let routes = docs::routes().nest_no_strip("/", service);
     let hosts = host::Hosts::new(&app.settings().issuer, listener.local_addr()?);
-    let edge = edge::Edge::new(
-        Route::new().nest_no_strip("/", routes).data(Arc::clone(&app)).boxed(),
-        Arc::clone(&app),
-        hosts,
-        &document,
-    );
+    let edge = edge::Edge::new(routes.data(Arc::clone(&app)).boxed(), Arc::clone(&app), hosts, &document);
     let mut beside = JoinSet::new();
     if let Some(tls) = &options.tls {
         beside.spawn(vital("certificate", Arc::clone(tls).follow(app, Arc::clone(&options.reload))));

@@ -168,7 +168,7 @@ impl OAuthApi {
             None => Asker::Client(form.0.client),
         };
         let claims =
-            app(request).introspect_token(asker, form.0.token, origin(request), &meter(request)).await?;
+            app(request).introspect_token(asker, form.0.token, origin(request), meter(request)).await?;
         Ok(Introspected::Answer(answer(claims)))
     }
 }
@@ -205,7 +205,7 @@ impl FormRequest for TokenQuestion {
         match Self::action(request) {
             // Limited by who asks, which is not known yet.
             Action::TokenIntrospect => Ok(()),
-            action => app(request).spend_token_request(&origin(request), action, &meter(request)),
+            action => app(request).spend_token_request(&origin(request), action, meter(request)),
         }
     }
 

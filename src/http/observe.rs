@@ -5,7 +5,6 @@
 //! only after they have proven it.
 
 use std::{
-    net::IpAddr,
     sync::{Arc, OnceLock},
     time::Instant,
 };
@@ -16,7 +15,12 @@ use poem::{
 };
 use tracing::{Span, field::Empty};
 
-use crate::{app::App, metrics::Present, telemetry::traces};
+use super::peer::Client;
+use crate::{
+    app::{App, limits::Meter},
+    metrics::Present,
+    telemetry::traces,
+};
 
 /// What stands for the status when the client has gone before the answer; no response has it.
 const CLIENT_GONE: u16 = 499;
@@ -24,30 +28,36 @@ const CLIENT_GONE: u16 = 499;
 /// A request that is being answered.
 pub(super) struct Observed {
     app: Arc<App>,
-    request_id: String,
+    visit: Arc<Visit>,
     method: &'static str,
     route: Arc<str>,
-    client: IpAddr,
     status: u16,
     begun: Instant,
-    asked_by: AskedBy,
     span: Span,
     _in_flight: Present,
 }
 
-/// Who asks, once it is proven. It travels with the request and is told at its end.
-#[derive(Clone, Default)]
-pub(super) struct AskedBy(Arc<OnceLock<String>>);
+/// What is known of a request besides what it says. It travels with it, and the handlers add to it.
+pub(super) struct Visit {
+    /// Under which identifier it is logged and answered.
+    pub(super) request_id: String,
+    /// Where it comes from.
+    pub(super) client: Client,
+    /// What the limits say of it.
+    pub(super) meter: Meter,
+    asked_by: OnceLock<String>,
+}
 
-impl AskedBy {
+impl Visit {
     /// The one of a request.
-    pub(super) fn of(request: &Request) -> Self {
-        request.extensions().get::<Self>().cloned().unwrap_or_default()
+    #[expect(clippy::expect_used, reason = "`edge` puts it into every request")]
+    pub(super) fn of(request: &Request) -> &Arc<Self> {
+        request.extensions().get().expect("the request carries its visit")
     }
 
-    /// It is `name`. What was proven first stays.
-    pub(super) fn is(&self, name: &str) {
-        let _ = self.0.set(name.to_owned());
+    /// Who asks is proven to be `name`. What was proven first stays.
+    pub(super) fn is_by(&self, name: &str) {
+        let _ = self.asked_by.set(name.to_owned());
     }
 }
 
@@ -55,11 +65,11 @@ impl Observed {
     /// A request has come. `route` is the template that its path fits.
     pub(super) fn begin(
         app: &Arc<App>,
-        request_id: &str,
         (method, route): (&Method, Option<&Arc<str>>),
-        client: IpAddr,
+        client: Client,
         headers: &HeaderMap,
     ) -> Self {
+        let request_id = app.new_request_id();
         let (method, template) = (known(method), route.map(|route| &**route));
         let span = tracing::info_span!(
             "request",
@@ -70,20 +80,18 @@ impl Observed {
             http.route = template,
             http.response.status_code = Empty,
             error.type = Empty,
-            client.address = %client,
+            client.address = %client.address,
             user.name = Empty,
             request.id = request_id,
         );
         traces::continue_trace(&span, headers.get("traceparent").and_then(|value| value.to_str().ok()));
         Self {
             app: Arc::clone(app),
-            request_id: request_id.to_owned(),
+            visit: Arc::new(Visit { request_id, client, meter: Meter::default(), asked_by: OnceLock::new() }),
             method,
             route: route.map_or_else(|| Arc::from("none"), Arc::clone),
-            client,
             status: CLIENT_GONE,
             begun: Instant::now(),
-            asked_by: AskedBy::default(),
             span,
             _in_flight: app.metrics().request_begins(),
         }
@@ -91,12 +99,12 @@ impl Observed {
 
     /// Under which identifier it is answered.
     pub(super) fn request_id(&self) -> &str {
-        &self.request_id
+        &self.visit.request_id
     }
 
-    /// Where it can be said who asks.
-    pub(super) fn asked_by(&self) -> AskedBy {
-        self.asked_by.clone()
+    /// What is known of it.
+    pub(super) fn visit(&self) -> Arc<Visit> {
+        Arc::clone(&self.visit)
     }
 
     /// The span to work in.
@@ -112,7 +120,7 @@ impl Observed {
 
 impl Drop for Observed {
     fn drop(&mut self) {
-        let (took, principal) = (self.begun.elapsed(), self.asked_by.0.get().map(String::as_str));
+        let (took, principal) = (self.begun.elapsed(), self.visit.asked_by.get().map(String::as_str));
         self.span.record("http.response.status_code", i64::from(self.status));
         self.span.record("user.name", principal);
         if self.status >= 500 {
@@ -121,8 +129,8 @@ impl Drop for Observed {
         }
         self.app.metrics().request(&self.route, self.method, self.status, took);
         tracing::info!(
-            request_id = self.request_id,
-            client = %self.client,
+            request_id = self.visit.request_id,
+            client = %self.visit.client.address,
             principal,
             method = self.method,
             // The template, never the path: people paste secrets into addresses.

@@ -1,12 +1,11 @@
 //! How much of a limit is left, on every answer of a limited operation (draft-ietf-httpapi-ratelimit-headers-10).
 
-use std::sync::Arc;
-
 use poem::{
     Request,
     http::{HeaderMap, HeaderName, HeaderValue},
 };
 
+use super::observe::Visit;
 use crate::app::limits::Meter;
 
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -17,8 +16,8 @@ pub(super) const LIMITED: [&str; 5] =
     ["issueToken", "revokeToken", "introspectToken", "listLlmKeys", "getLlmKey"];
 
 /// What the limits say of a request.
-pub(super) fn meter(request: &Request) -> Arc<Meter> {
-    request.extensions().get::<Arc<Meter>>().cloned().unwrap_or_default()
+pub(super) fn meter(request: &Request) -> &Meter {
+    &Visit::of(request).meter
 }
 
 /// Tells the client, if a limit was asked.

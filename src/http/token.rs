@@ -9,7 +9,7 @@ use super::{
     edge::origin,
     error::{Answers, OAuthError},
     form::{Fields, Form, FormRequest},
-    observe::AskedBy,
+    observe::Visit,
     payload::JsonBody,
     quota::meter,
 };
@@ -123,7 +123,7 @@ impl TokenApi {
         form: Form<TokenRequest>,
     ) -> Result<TokenAnswer, OAuthError<Refusals>> {
         let issued = app(request).issue_token(form.0, origin(request)).await?;
-        AskedBy::of(request).is(issued.principal.as_str());
+        Visit::of(request).is_by(issued.principal.as_str());
         #[expect(clippy::disallowed_methods, reason = "the token goes to whom it was issued")]
         let mut body = serde_json::json!({
             "access_token": issued.access_token.expose(),
@@ -149,7 +149,7 @@ impl FormRequest for TokenRequest {
     }
 
     fn within_limit(request: &Request) -> Result<(), Error> {
-        app(request).spend_token_request(&origin(request), Self::action(request), &meter(request))
+        app(request).spend_token_request(&origin(request), Self::action(request), meter(request))
     }
 
     fn of(mut fields: Fields, client: ClientCredentials) -> Self {

@@ -12,7 +12,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::Duration,
 };
@@ -35,12 +35,13 @@ pub(super) use statement::{Statement, sql};
 const WAIT: Duration = Duration::from_secs(2);
 const READERS: u32 = 4;
 
-const MIGRATIONS: [(i64, &str, &str); 5] = [
+const MIGRATIONS: [(i64, &str, &str); 6] = [
     (1, "init", include_str!("../../migrations/sqlite/0001_init.sql")),
     (2, "tokens", include_str!("../../migrations/sqlite/0002_tokens.sql")),
     (3, "chain", include_str!("../../migrations/sqlite/0003_chain.sql")),
     (4, "networks", include_str!("../../migrations/sqlite/0004_networks.sql")),
     (5, "alarms", include_str!("../../migrations/sqlite/0005_alarms.sql")),
+    (6, "audit_by_place", include_str!("../../migrations/sqlite/0006_audit_by_place.sql")),
 ];
 
 /// What can go wrong in the database.
@@ -91,7 +92,15 @@ pub struct Store {
     write: SqlitePool,
     read: SqlitePool,
     file: Arc<Path>,
-    revision: Arc<AtomicI64>,
+    known: Arc<Known>,
+}
+
+/// What is known of the database without asking it.
+#[derive(Debug, Default)]
+struct Known {
+    revision: AtomicI64,
+    /// Whether the last unit of work has ended as it should.
+    ended: AtomicBool,
 }
 
 impl Store {
@@ -107,7 +116,12 @@ impl Store {
             .pragma("trusted_schema", "OFF");
         let pool =
             |connections: u32| SqlitePoolOptions::new().max_connections(connections).acquire_timeout(WAIT);
-        let write = pool(1).after_release(|connection, _| Box::pin(is_clean(connection)));
+        let known = Arc::new(Known::default());
+        let last = Arc::clone(&known);
+        let write = pool(1).after_release(move |connection, _| {
+            let ended = last.ended.swap(false, Ordering::Relaxed);
+            Box::pin(async move { if ended { Ok(true) } else { is_clean(connection).await } })
+        });
         let write = write.connect_with(options.clone()).await?;
         migrator()
             .run(&write)
@@ -115,7 +129,7 @@ impl Store {
             .map_err(|error| StoreError::Unavailable(sqlx::Error::Migrate(Box::new(error))))?;
         // After the writer, which creates the file and switches it to WAL.
         let read = pool(READERS).connect_with(options.create_if_missing(false).read_only(true)).await?;
-        let store = Self { write, read, file: Arc::from(path), revision: Arc::default() };
+        let store = Self { write, read, file: Arc::from(path), known };
         super::keys::revision(&mut store.read().await?).await?;
         Ok(store)
     }
@@ -123,7 +137,7 @@ impl Store {
     /// The newest revision that this process knows of: at least that of its own last commit. What other processes have
     /// changed is noticed by whoever reads the revision from the database.
     pub fn revision(&self) -> i64 {
-        self.revision.load(Ordering::Acquire)
+        self.known.revision.load(Ordering::Acquire)
     }
 
     /// The file on whose disk everything is.
@@ -153,7 +167,7 @@ impl Store {
         match found {
             None => Err(StoreError::NotOurs(": it has no tables")),
             Some(found) if found > known => Err(StoreError::Newer { found, known }),
-            Some(_) => Ok(Connection { inner: Inner::Read(connection), revision: Arc::default() }),
+            Some(_) => Ok(Connection { inner: Inner::Read(connection), known: Arc::default() }),
         }
     }
 
@@ -182,7 +196,7 @@ impl Store {
     }
 
     fn connection(&self, inner: Inner) -> Connection {
-        Connection { inner, revision: Arc::clone(&self.revision) }
+        Connection { inner, known: Arc::clone(&self.known) }
     }
 
     /// Closes every connection; the last one moves the write-ahead log into the database.
@@ -226,7 +240,7 @@ fn migrator() -> Migrator {
 #[derive(Debug)]
 pub struct Connection {
     inner: Inner,
-    revision: Arc<AtomicI64>,
+    known: Arc<Known>,
 }
 
 #[derive(Debug)]
@@ -250,6 +264,7 @@ impl Tx {
     /// Makes everything durable: when this returns, a power cut cannot undo it.
     pub async fn commit(mut self) -> Result<(), StoreError> {
         self.connection.execute(sql("commit")).await?;
+        self.connection.known.ended.store(true, Ordering::Relaxed);
         if let Some(revision) = self.bumped {
             self.connection.saw_revision(revision);
         }
@@ -285,7 +300,7 @@ impl ops::DerefMut for Tx {
 impl Connection {
     /// From now on the process knows of `revision`.
     pub(super) fn saw_revision(&self, revision: i64) {
-        self.revision.fetch_max(revision, Ordering::AcqRel);
+        self.known.revision.fetch_max(revision, Ordering::AcqRel);
     }
 
     fn sqlite(&mut self) -> &mut SqliteConnection {

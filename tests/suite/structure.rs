@@ -39,6 +39,7 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
         &[
             "base64",
             "flate2",
+            "futures_util",
             "hyper",
             "hyper_util",
             "percent_encoding",
@@ -111,6 +112,7 @@ const CRATES: &[&str] = &[
     "comfy_table",
     "crc32fast",
     "csv",
+    "futures_util",
     "flate2",
     "getrandom",
     "humantime",

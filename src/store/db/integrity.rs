@@ -23,8 +23,7 @@ impl Connection {
             .run(&ours)
             .await
             .map_err(|error| StoreError::Unavailable(sqlx::Error::Migrate(Box::new(error))))?;
-        let ours =
-            Self { inner: Inner::Read(ours.acquire().await?), revision: Arc::default() }.rules().await?;
+        let ours = Self { inner: Inner::Read(ours.acquire().await?), known: Arc::default() }.rules().await?;
         let found = self.rules().await?;
         let changed = ours.symmetric_difference(&found).map(|(kind, name, _)| format!("{kind} {name}"));
         Ok(changed.collect::<BTreeSet<_>>().into_iter().collect())
