@@ -127,8 +127,8 @@ def principals(desk, home, progress):
         "`GET /llm-keys` with the API keys of so many principals in turn, 32 connections, a project of 24 provider keys: in the "
         "first two seconds after the start, when everybody has been there, and while an administrator sets a key every second, "
         "which makes all that is remembered of anybody's access stale.",
-        ["principals", "first, per second", "warm", "with writes", "first p99 ms", "warm", "with writes", "idle MiB",
-         "warm MiB", "start ms"], rows,
+        ["principals", "first, per second", "warm, per second", "with writes, per second", "first, p99 ms", "warm, p99 ms",
+         "with writes, p99 ms", "idle MiB", "warm MiB", "start ms"], rows,
         {"principals": plot.chart("Reads per second, 32 connections", "principals", "per second", list(lines.items()), log_x=True)})
 
 
