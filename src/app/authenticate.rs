@@ -44,7 +44,7 @@ pub enum Presented {
 }
 
 /// Why a credential is refused, for the book.
-type Refusal = (&'static str, Option<(Box<Principal>, CredentialKind)>);
+pub(super) type Refusal = (&'static str, Option<(Box<Principal>, CredentialKind)>);
 
 impl App {
     /// Proves who is asking. `account` is the `X-Service-Account` header: if it is there, it must name the owner of the
@@ -204,12 +204,12 @@ impl App {
 }
 
 /// Why it is not known who asks.
-enum Unidentified {
+pub(super) enum Unidentified {
     Refused(Refusal),
     Failed(Error),
 }
 
-fn refused(reason: &'static str) -> Unidentified {
+pub(super) fn refused(reason: &'static str) -> Unidentified {
     Unidentified::Refused((reason, None))
 }
 

@@ -139,7 +139,7 @@ impl App {
         match asker {
             Asker::Client(shown) => {
                 // RFC 7662 §2.1: whoever asks must authenticate, so that tokens cannot be tried out.
-                let Client::Confidential(_) = self.authenticate_client(shown, event).await? else {
+                let Client::Confidential(..) = self.authenticate_client(shown, event).await? else {
                     return Err(Error::InvalidClient);
                 };
             }

@@ -82,13 +82,14 @@ impl App {
                 let token = request.refresh_token.ok_or_else(|| missing("refresh_token"))?;
                 self.refresh_grant(client.id(), &token, scopes, event).await
             }
-            (GrantType::ClientCredentials, Client::Confidential(account)) => {
-                self.client_credentials_grant(account, scopes.unwrap_or_else(default_scopes), event).await
+            (GrantType::ClientCredentials, Client::Confidential(account, revision)) => {
+                let scopes = scopes.unwrap_or_else(default_scopes);
+                self.client_credentials_grant(account, revision, scopes, event).await
             }
             // RFC 6749 §4.4: only a confidential client can use this grant.
             (GrantType::ClientCredentials, Client::Public) => Err(Error::InvalidClient),
             // A service account speaks for itself, never for a user.
-            (GrantType::Password, Client::Confidential(_)) => Err(Error::UnauthorizedClient),
+            (GrantType::Password, Client::Confidential(..)) => Err(Error::UnauthorizedClient),
         }
     }
 
@@ -96,6 +97,7 @@ impl App {
     async fn client_credentials_grant(
         &self,
         account: Principal,
+        revision: i64,
         scopes: ScopeSet,
         event: &mut AuditEvent,
     ) -> Result<IssuedToken, Error> {
@@ -107,6 +109,11 @@ impl App {
         }
         let token = self.sign(&account, account.name.as_str(), scopes, None)?;
         let written = event.clone().on(format!("access_token:{}", token.id)).detail(token.scope);
+        match self.book.record_decision(written.clone(), revision).await {
+            Err(Error::Stale) => {}
+            recorded => return recorded.map(|()| token),
+        }
+        // Something has changed meanwhile: has the account?
         let mut tx = self.book.begin().await?;
         if !still_stands(&mut tx, &account).await? {
             return Err(event.because("changed_meanwhile", Error::InvalidClient));

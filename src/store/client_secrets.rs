@@ -3,14 +3,21 @@
 use super::{
     Connection, StoreError, Tx,
     db::{Row, sql},
+    principals,
 };
-use crate::model::{Id, Timestamp, TokenDigest};
+use crate::model::{Id, Principal, Timestamp, TokenDigest};
 
-/// The digests that are valid for a principal at this moment.
-pub async fn valid(db: &mut Connection, principal: Id, now: Timestamp) -> Result<Vec<Vec<u8>>, StoreError> {
-    let statement = sql("select digest from client_secrets \
-                         where principal_id = $1 and (expires_at is null or expires_at > $2)");
-    db.all(statement.bind(principal).bind(now), |row: &Row<'_>| row.bytes("digest")).await
+/// Whose secret has that digest, if it is valid at this moment, and when it ends.
+pub async fn owner(
+    db: &mut Connection,
+    digest: TokenDigest,
+    now: Timestamp,
+) -> Result<Option<(Principal, Option<Timestamp>)>, StoreError> {
+    let statement =
+        sql("select p.*, s.expires_at from client_secrets s join principals p on p.id = s.principal_id \
+                         where s.digest = $1 and (s.expires_at is null or s.expires_at > $2)");
+    let read = |row: &Row<'_>| Ok((principals::read(row)?, row.maybe_time("expires_at")?));
+    db.optional(statement.bind(digest).bind(now), read).await
 }
 
 /// Adds a secret that does not expire.
