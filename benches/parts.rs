@@ -32,7 +32,7 @@ use keydesk::{
         audit::RecordedEvent, chain,
     },
     secret::Secret,
-    store::{Store, audit_events, audit_streams},
+    store::{Store, audit_events},
 };
 use poem::{Response, http::header};
 use tokio::runtime::Runtime;
@@ -197,9 +197,8 @@ fn commit(criterion: &mut Criterion) {
                         end = Head { stream, seq: event.seq, mac: event.mac };
                         events.push(event);
                     }
-                    audit_events::insert(&mut tx, events).await.expect("the database works");
                     let seal = keys.head_seal(&end);
-                    audit_streams::put_head(&mut tx, end, seal).await.expect("the database works");
+                    audit_events::insert(&mut tx, events, end, seal).await.expect("the database works");
                     tx.commit().await.expect("the database works");
                 });
             });

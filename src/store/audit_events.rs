@@ -63,13 +63,16 @@ macro_rules! rows {
     };
 }
 
-/// Inserts as many rows as there are, of at most so many: places that nothing is bound to are null.
+/// Puts the head of a stream, and inserts as many rows as there are, of at most so many: places that nothing is bound to are
+/// null.
 macro_rules! insert {
     ($most:tt) => {
         (
             $most,
             concat!(
-                "insert into audit_events (",
+                "insert into audit_streams (stream, seq, mac, seal) values (?, ?, ?, ?) \
+                 on conflict (stream) do update set seq = excluded.seq, mac = excluded.mac, seal = excluded.seal; \
+                 insert into audit_events (",
                 columns!(),
                 ") select * from (values ",
                 rows!($most),
@@ -112,14 +115,20 @@ impl fmt::Display for Filter {
     }
 }
 
-/// Writes events in their places.
-pub async fn insert(tx: &mut Tx, events: Vec<RecordedEvent>) -> Result<(), StoreError> {
+/// Writes events in their places; the last of them, sealed, is the new `head` of their stream.
+pub async fn insert(
+    tx: &mut Tx,
+    events: Vec<RecordedEvent>,
+    head: Head,
+    seal: Mac,
+) -> Result<(), StoreError> {
     let mut rest = events.into_iter();
     while rest.len() > 0 {
         let fits = INSERTS.into_iter().find(|(rows, _)| *rows >= rest.len());
         let (rows, text) = fits.unwrap_or(INSERTS[INSERTS.len() - 1]);
-        let expected = rest.len().min(rows) as u64;
-        let statement = rest.by_ref().take(rows).fold(sql(text), bind);
+        let expected = rest.len().min(rows) as u64 + 1;
+        let statement = sql(text).bind(head.stream).bind(head.seq).bind(head.mac).bind(seal);
+        let statement = rest.by_ref().take(rows).fold(statement, bind);
         // A trigger that somebody has added could swallow some.
         if tx.execute(statement).await? != expected {
             return Err(inconsistent("audit_events"));

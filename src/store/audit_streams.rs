@@ -2,24 +2,13 @@
 
 use super::{
     Connection, StoreError, Tx,
-    db::{Row, must_hit, sql},
+    db::{Row, sql},
 };
 use crate::model::{Head, Id, Mac};
 
 /// The head of `stream`, if it has one.
 pub async fn head(db: &mut Connection, stream: Id) -> Result<Option<Head>, StoreError> {
     db.optional(sql("select stream, seq, mac from audit_streams where stream = $1").bind(stream), read).await
-}
-
-/// Remembers the last event of a stream.
-pub async fn put_head(tx: &mut Tx, head: Head, seal: Mac) -> Result<(), StoreError> {
-    let statement = sql("insert into audit_streams (stream, seq, mac, seal) values ($1, $2, $3, $4) \
-                         on conflict (stream) do update set seq = excluded.seq, mac = excluded.mac, seal = excluded.seal")
-    .bind(head.stream)
-    .bind(head.seq)
-    .bind(head.mac)
-    .bind(seal);
-    must_hit(tx.execute(statement).await?, "audit_streams")
 }
 
 /// The streams whose head no other stream has named yet. From now on they count as named.

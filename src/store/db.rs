@@ -6,13 +6,14 @@
 mod integrity;
 mod row;
 mod statement;
+mod writer;
 
 use std::{
     fs, io, ops,
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicI64, Ordering},
     },
     time::Duration,
 };
@@ -29,6 +30,7 @@ use tracing::{Instrument as _, Span};
 
 pub(super) use row::{Read, Row};
 pub(super) use statement::{Statement, sql};
+use writer::{Turn, Writer};
 
 /// How long a request waits for a connection, and then for another process's lock, before it is told to come back. Both
 /// together are less than the five seconds after which clients give up.
@@ -89,7 +91,7 @@ impl From<sqlx::Error> for StoreError {
 /// The database of a desk.
 #[derive(Clone, Debug)]
 pub struct Store {
-    write: SqlitePool,
+    write: Writer,
     read: SqlitePool,
     file: Arc<Path>,
     known: Arc<Known>,
@@ -99,8 +101,6 @@ pub struct Store {
 #[derive(Debug, Default)]
 struct Known {
     revision: AtomicI64,
-    /// Whether the last unit of work has ended as it should.
-    ended: AtomicBool,
 }
 
 impl Store {
@@ -114,22 +114,19 @@ impl Store {
             .foreign_keys(true)
             .busy_timeout(WAIT)
             .pragma("trusted_schema", "OFF");
-        let pool =
-            |connections: u32| SqlitePoolOptions::new().max_connections(connections).acquire_timeout(WAIT);
-        let known = Arc::new(Known::default());
-        let last = Arc::clone(&known);
-        let write = pool(1).after_release(move |connection, _| {
-            let ended = last.ended.swap(false, Ordering::Relaxed);
-            Box::pin(async move { if ended { Ok(true) } else { is_clean(connection).await } })
-        });
-        let write = write.connect_with(options.clone()).await?;
+        let write = Writer::open(options.clone()).await?;
+        let mut first = write.turn().await?;
         migrator()
-            .run(&write)
+            .run(&mut *first)
             .await
             .map_err(|error| StoreError::Unavailable(sqlx::Error::Migrate(Box::new(error))))?;
+        drop(first);
         // After the writer, which creates the file and switches it to WAL.
-        let read = pool(READERS).connect_with(options.create_if_missing(false).read_only(true)).await?;
-        let store = Self { write, read, file: Arc::from(path), known };
+        let pool = SqlitePoolOptions::new().max_connections(READERS).acquire_timeout(WAIT);
+        // A file that can still be read needs no asking.
+        let pool = pool.test_before_acquire(false);
+        let read = pool.connect_with(options.create_if_missing(false).read_only(true)).await?;
+        let store = Self { write, read, file: Arc::from(path), known: Arc::default() };
         super::keys::revision(&mut store.read().await?).await?;
         Ok(store)
     }
@@ -174,7 +171,7 @@ impl Store {
     /// Begins a unit of work that writes. Nothing happens unless [`Tx::commit`] is called.
     pub async fn begin(&self) -> Result<Tx, StoreError> {
         let begin = async {
-            let mut connection = self.write.acquire().await?;
+            let mut connection = self.write.turn().await?;
             // At once, because each statement is a way to SQLite's thread and back.
             let begin = "begin immediate; select value from revision";
             let revision = sqlx::query_scalar(begin).fetch_one(&mut *connection).await?;
@@ -203,16 +200,6 @@ impl Store {
     pub async fn close(&self) {
         self.read.close().await;
         self.write.close().await;
-    }
-}
-
-/// Leaves the transaction, if there still is one, before the next unit of work gets the connection; a connection that
-/// cannot be cleaned is thrown away. Not left to the library: SQLite ends a transaction by itself when the disk is full,
-/// and the library then believes for ever that it is inside one.
-async fn is_clean(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
-    match sqlx::query("rollback").execute(connection).await {
-        Ok(_) => Ok(true),
-        Err(error) => Ok(error.to_string().contains("no transaction is active")),
     }
 }
 
@@ -247,7 +234,7 @@ pub struct Connection {
 enum Inner {
     Read(PoolConnection<Sqlite>),
     Snapshot(sqlx::Transaction<'static, Sqlite>),
-    Write(PoolConnection<Sqlite>),
+    Write(Turn),
 }
 
 /// A unit of work. Dropped without [`Tx::commit`], it leaves nothing.
@@ -264,7 +251,9 @@ impl Tx {
     /// Makes everything durable: when this returns, a power cut cannot undo it.
     pub async fn commit(mut self) -> Result<(), StoreError> {
         self.connection.execute(sql("commit")).await?;
-        self.connection.known.ended.store(true, Ordering::Relaxed);
+        if let Inner::Write(turn) = &mut self.connection.inner {
+            turn.ended = true;
+        }
         if let Some(revision) = self.bumped {
             self.connection.saw_revision(revision);
         }
@@ -305,7 +294,8 @@ impl Connection {
 
     fn sqlite(&mut self) -> &mut SqliteConnection {
         match &mut self.inner {
-            Inner::Read(connection) | Inner::Write(connection) => connection,
+            Inner::Read(connection) => connection,
+            Inner::Write(turn) => turn,
             Inner::Snapshot(transaction) => transaction,
         }
     }

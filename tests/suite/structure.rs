@@ -27,7 +27,7 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
             "zeroize",
         ],
     ),
-    ("store", &["model"], &["serde", "serde_json", "sqlx", "thiserror", "tracing"]),
+    ("store", &["model"], &["serde", "serde_json", "sqlx", "thiserror", "tokio", "tracing"]),
     (
         "app",
         &["model", "secret", "crypto", "store", "metrics"],

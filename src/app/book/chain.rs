@@ -160,8 +160,7 @@ impl Work {
         let Some(Written { mut end, head: Some(head), events }) = self.written else {
             return self.tx.commit().await;
         };
-        audit_events::insert(&mut self.tx, events).await?;
-        audit_streams::put_head(&mut self.tx, head, self.chain.keys.head_seal(&head)).await?;
+        audit_events::insert(&mut self.tx, events, head, self.chain.keys.head_seal(&head)).await?;
         // Until the answer is here nobody knows, not even if this is never polled again.
         let before = if let End::At(before) = *end { before } else { None };
         *end = End::InDoubt { before, after: head };

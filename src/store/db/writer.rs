@@ -1,0 +1,123 @@
+//! The one connection that writes, and whose turn it is.
+//!
+//! Not in a pool: a pool asks a connection whether it is still there whenever it is taken and given back, and each of that is
+//! a way to SQLite's thread and back, which every commit would wait for. Those who wait for the connection get it in the
+//! order in which they came.
+
+use std::{
+    ops::{Deref, DerefMut},
+    sync::Arc,
+};
+
+use sqlx::{
+    ConnectOptions as _, Connection as _,
+    sqlite::{SqliteConnectOptions, SqliteConnection},
+};
+use tokio::{
+    runtime::Handle,
+    sync::{Mutex, OwnedMutexGuard},
+    time::timeout,
+};
+
+use super::WAIT;
+
+/// The connection, or what is instead of it.
+#[derive(Debug)]
+enum Place {
+    Open(SqliteConnection),
+    /// It had to be thrown away; the next one in turn opens another.
+    Empty,
+    /// The database is closed.
+    Closed,
+}
+
+/// The one connection that writes.
+#[derive(Clone, Debug)]
+pub(super) struct Writer {
+    options: SqliteConnectOptions,
+    place: Arc<Mutex<Place>>,
+}
+
+/// The connection, for as long as this is kept.
+#[derive(Debug)]
+pub(super) struct Turn {
+    place: Option<OwnedMutexGuard<Place>>,
+    /// Whether its unit of work has ended as it should.
+    pub(super) ended: bool,
+}
+
+impl Writer {
+    pub(super) async fn open(options: SqliteConnectOptions) -> Result<Self, sqlx::Error> {
+        let place = Arc::new(Mutex::new(Place::Open(options.connect().await?)));
+        Ok(Self { options, place })
+    }
+
+    /// Waits for the connection, but not for long.
+    pub(super) async fn turn(&self) -> Result<Turn, sqlx::Error> {
+        let place = timeout(WAIT, Arc::clone(&self.place).lock_owned()).await;
+        let mut place = place.map_err(|_| sqlx::Error::PoolTimedOut)?;
+        match *place {
+            Place::Open(_) => {}
+            Place::Empty => *place = Place::Open(self.options.connect().await?),
+            Place::Closed => return Err(sqlx::Error::PoolClosed),
+        }
+        Ok(Turn { place: Some(place), ended: false })
+    }
+
+    /// Waits for whoever has it, and closes it for good.
+    pub(super) async fn close(&self) {
+        let place = std::mem::replace(&mut *self.place.lock().await, Place::Closed);
+        if let Place::Open(connection) = place
+            && let Err(error) = connection.close().await
+        {
+            tracing::warn!(%error, "the database could not be closed in good order");
+        }
+    }
+}
+
+impl Deref for Turn {
+    type Target = SqliteConnection;
+
+    fn deref(&self) -> &SqliteConnection {
+        match self.place.as_deref() {
+            Some(Place::Open(connection)) => connection,
+            _ => unreachable!("a turn has an open connection until it is dropped"),
+        }
+    }
+}
+
+impl DerefMut for Turn {
+    fn deref_mut(&mut self) -> &mut SqliteConnection {
+        match self.place.as_deref_mut() {
+            Some(Place::Open(connection)) => connection,
+            _ => unreachable!("a turn has an open connection until it is dropped"),
+        }
+    }
+}
+
+impl Drop for Turn {
+    /// Nobody gets the connection before what was begun is undone.
+    fn drop(&mut self) {
+        let Some(mut place) = self.place.take().filter(|_| !self.ended) else { return };
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(async move {
+                let Place::Open(connection) = &mut *place else { return };
+                if !is_clean(connection).await {
+                    *place = Place::Empty;
+                }
+            })),
+            // At the end of the program: closing undoes it, too.
+            Err(_) => *place = Place::Empty,
+        }
+    }
+}
+
+/// Leaves the transaction, if there still is one; a connection that cannot be cleaned is thrown away. Not left to the
+/// library: SQLite ends a transaction by itself when the disk is full, and the library then believes for ever that it is
+/// inside one.
+async fn is_clean(connection: &mut SqliteConnection) -> bool {
+    match sqlx::query("rollback").execute(connection).await {
+        Ok(_) => true,
+        Err(error) => error.to_string().contains("no transaction is active"),
+    }
+}
