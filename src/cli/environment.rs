@@ -3,7 +3,8 @@
 //! What a process was started with stays readable in `/proc/PID/environ` for as long as it runs, whatever it does to its
 //! variables, and is inherited by whatever it starts. So `serve` starts its own program again in its place, without the
 //! variables that concern us; they come along as standard input, through an anonymous file in memory that is emptied as
-//! soon as it is read. The process identifier stays the same, and a service manager notices nothing.
+//! soon as it is read. The process identifier stays the same, and a service manager notices nothing. It takes two
+//! milliseconds, and is done without such variables, too: how glibc divides memory can only be said before a program starts.
 
 use std::io::{self, Write as _};
 
@@ -15,7 +16,7 @@ pub(super) fn take() -> Environment {
     match linux::take() {
         Ok(environment) => return environment,
         // No reason to refuse service: those who could read it there can read our memory, too.
-        Err(error) => {
+        Err(error) if !Environment::capture().is_empty() => {
             let _ = writeln!(
                 io::stderr(),
                 "keydesk: the secrets that were given as variables stay visible in /proc/{}/environ ({error}); give \
@@ -23,6 +24,7 @@ pub(super) fn take() -> Environment {
                 std::process::id()
             );
         }
+        Err(_) => {}
     }
     Environment::capture()
 }
@@ -36,6 +38,7 @@ mod linux {
         io::{self, Read as _, Seek as _, Write as _},
         os::unix::{ffi::OsStringExt as _, process::CommandExt as _},
         process::{Command, Stdio},
+        thread,
     };
 
     use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
@@ -46,13 +49,16 @@ mod linux {
     /// Set while the environment comes as standard input. Not for people.
     const HANDED_OVER: &str = "_KEYDESK_ENVIRONMENT";
     const STDIN: &str = "stdin";
+    /// Into how many arenas glibc may divide memory. Left to itself it takes eight for each processor of the machine, and what
+    /// was freed in one is lost to the others: under load that was more than all that was in use. So one for each processor
+    /// that we may use, unless the operator has said something else.
+    const ARENAS: &str = "MALLOC_ARENA_MAX";
 
     pub(super) fn take() -> io::Result<Environment> {
         if env::var_os(HANDED_OVER).is_some_and(|place| place == STDIN) {
             return receive();
         }
-        let environment = Environment::capture();
-        if environment.is_empty() { Ok(environment) } else { Err(start_again(&environment)) }
+        Err(start_again(&Environment::capture()))
     }
 
     /// Becomes the same program with the same arguments. Comes back only when that cannot be done.
@@ -76,6 +82,10 @@ mod linux {
         }
         for (name, _) in environment.iter() {
             command.env_remove(name);
+        }
+        if env::var_os(ARENAS).is_none() {
+            let processors = thread::available_parallelism().map_or(1, usize::from);
+            command.env(ARENAS, processors.to_string());
         }
         command.args(arguments).env(HANDED_OVER, STDIN).stdin(Stdio::from(file)).exec()
     }

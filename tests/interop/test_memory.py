@@ -7,10 +7,13 @@ A minute on the debug build; ten minutes on the release build (KEYDESK_RELEASE_B
 import contextlib
 import os
 import pathlib
+import platform
 import sqlite3
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy
+import pytest
 
 from conftest import BINARY, FULL
 from load import Load
@@ -48,6 +51,25 @@ def resident(process):
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
     raise AssertionError("the server has gone")
+
+
+def arenas(desk):
+    """How many of glibc's arenas there are beside the first: each begins at a multiple of 64 MB."""
+    maps = pathlib.Path(f"/proc/{desk.process.pid}/maps").read_text().splitlines()
+    regions = [(int(line.split("-")[0], 16), line.split()[1]) for line in maps]
+    return sum(start % (64 << 20) == 0 and access == "rw-p" for start, access in regions)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc" or os.geteuid() != 0, reason="looks into a process, and at glibc's habits")
+def test_memory_is_divided_among_processors_only(new_desk):
+    """What one arena has free is of no use in another: glibc's own eight for each processor cost more than what is in use."""
+    processors = len(os.sched_getaffinity(0))
+    for settings, expected in (({}, range(processors)), ({"MALLOC_ARENA_MAX": "64"}, range(processors, 64))):
+        desk = new_desk(**settings).start()
+        with ThreadPoolExecutor(8) as threads:
+            assert all(answer.status_code == 200 for answer in threads.map(lambda _: desk.get("/health/ready"), range(64)))
+        assert arenas(desk) in expected, settings
+        desk.stop()
 
 
 def test_memory_does_not_grow(new_desk, tmp_path):
