@@ -64,11 +64,23 @@ pub(super) async fn serve(
 ) {
     // A small reply must not wait for a delayed acknowledgement.
     let _ = stream.set_nodelay(true);
-    let guest = &place.guest;
-    let Some(acceptor) = tls else {
-        return http1(stream, Connection { peer, secure: false, guest: Arc::clone(guest) }, edge, stopping)
-            .await;
-    };
+    let guest = Arc::clone(&place.guest);
+    if let Some(acceptor) = tls {
+        // In a place of its own: all that TLS and HTTP/2 need would otherwise be kept free in every plain connection.
+        Box::pin(secured(stream, acceptor, Connection { peer, secure: true, guest }, edge, stopping)).await;
+    } else {
+        http1(stream, Connection { peer, secure: false, guest }, edge, stopping).await;
+    }
+}
+
+async fn secured(
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+    line: Connection,
+    edge: Arc<Edge>,
+    stopping: watch::Receiver<bool>,
+) {
+    let guest = &line.guest;
     let handshake = timeout_at(guest.deadline(), acceptor.accept(stream));
     let stream = tokio::select! {
         secured = handshake => match secured {
@@ -79,7 +91,6 @@ pub(super) async fn serve(
         () = guest.dismissed() => return,
         () = async { stopped(stopping.clone()).await; sleep(GOODBYE).await } => return,
     };
-    let line = Connection { peer, secure: true, guest: Arc::clone(guest) };
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
         http2(stream, line, edge, stopping).await;
     } else {

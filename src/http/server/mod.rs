@@ -93,10 +93,10 @@ async fn admit(
 ) {
     let Some(place) = places.take(peer.ip(), edge.limits(peer.ip())).await else { return };
     let tls = options.tls.as_ref().map(|tls| tls.acceptor());
+    let (edge, stopping) = (Arc::clone(edge), stopping.clone());
     let open = edge.metrics().connection_opens();
-    let served = connection::serve(stream, peer, place, Arc::clone(edge), tls, stopping.clone());
     tokio::spawn(async move {
-        served.await;
+        connection::serve(stream, peer, place, edge, tls, stopping).await;
         drop(open);
     });
 }
