@@ -70,6 +70,11 @@ impl Book {
         Self { queue, chain, healthy, anchored: AtomicI64::new(0) }
     }
 
+    /// How many events wait for their turn, of the [`QUEUE`] that may.
+    pub(super) fn waiting(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
+    }
+
     /// Begins a transaction that can write in the book.
     pub(super) async fn begin(&self) -> Result<Work, StoreError> {
         self.chain.begin().await
@@ -156,7 +161,7 @@ async fn write_batch(chain: &Chain, batch: &mut [Entry]) -> Result<(), StoreErro
 }
 
 async fn prepare(chain: &Chain, batch: &mut [Entry]) -> Result<Work, StoreError> {
-    let mut work = chain.begin().await?;
+    let mut work = chain.begin_ahead().await?;
     let revision = work.revision();
     for entry in batch.iter_mut().filter(|entry| entry.decided_at.is_none_or(|at| at == revision)) {
         if let Some(event) = entry.event.take() {

@@ -21,6 +21,7 @@ impl App {
     /// The page for Prometheus. It comes also when the database cannot be used: that is when it is read most.
     pub async fn metrics_page(&self) -> String {
         let mut state = State {
+            events_waiting: self.book.waiting(),
             signing_key_activated_at: self.signing_keys.activated_at(self.now()).map(seconds),
             certificate_expires_at: self.certificate_expires_at().map(seconds),
             certificates_refused: self.certificates_refused(),

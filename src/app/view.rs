@@ -144,16 +144,8 @@ impl App {
         digest: TokenDigest,
         look: impl FnOnce() -> L,
     ) -> Result<Arc<Asker>, E> {
-        if let Some(found) = view.askers.get(&digest) {
-            if found.good.contains(&self.now()) {
-                self.metrics.looked_up(Lookup::Asker, true);
-                return Ok(found);
-            }
-            view.askers.remove(&digest);
-        }
-        self.metrics.looked_up(Lookup::Asker, false);
-        let look = async || look().await.map(Arc::new);
-        Box::pin(view.askers.get_or_insert_async(&digest, look())).await
+        let is_good = |asker: &Asker| asker.good.contains(&self.now());
+        self.remembered(Lookup::Asker, &view.askers, &digest, is_good, look).await
     }
 
     /// The keys that a grant opens, looked up with `look` if the view does not know them, or knows that one has expired.
@@ -164,16 +156,35 @@ impl App {
         look: impl FnOnce() -> L,
     ) -> Result<Arc<Handout>, E> {
         let entitlement = (granted.project_id, granted.providers.clone());
-        if let Some(found) = view.handouts.get(&entitlement) {
-            if found.is_good(self.now()) {
-                self.metrics.looked_up(Lookup::Handout, true);
+        let is_good = |handout: &Handout| handout.is_good(self.now());
+        self.remembered(Lookup::Handout, &view.handouts, &entitlement, is_good, look).await
+    }
+
+    /// What is remembered under `key` and still good, or is found now. Who has waited for another one's look has found it
+    /// remembered.
+    async fn remembered<K: Clone + Eq + std::hash::Hash, V, E, L: Future<Output = Result<V, E>>>(
+        &self,
+        lookup: Lookup,
+        cache: &Cache<K, Arc<V>>,
+        key: &K,
+        is_good: impl FnOnce(&V) -> bool,
+        look: impl FnOnce() -> L,
+    ) -> Result<Arc<V>, E> {
+        if let Some(found) = cache.get(key) {
+            if is_good(&found) {
+                self.metrics.looked_up(lookup, true);
                 return Ok(found);
             }
-            view.handouts.remove(&entitlement);
+            cache.remove(key);
         }
-        self.metrics.looked_up(Lookup::Handout, false);
-        let look = async || look().await.map(Arc::new);
-        Box::pin(view.handouts.get_or_insert_async(&entitlement, look())).await
+        let mut looked = false;
+        let look = async {
+            looked = true;
+            look().await.map(Arc::new)
+        };
+        let found = Box::pin(cache.get_or_insert_async(key, look)).await;
+        self.metrics.looked_up(lookup, !looked);
+        found
     }
 }
 

@@ -25,6 +25,8 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 /// Moments are seconds since 1970, as Prometheus wants them: an age is `time()` less the moment.
 #[derive(Debug, Default)]
 pub struct State {
+    /// How many events wait to be written in the book.
+    pub events_waiting: usize,
     /// What the desk depends on, and whether it works.
     pub ready: Vec<(&'static str, bool)>,
     /// From when on the active signing key signs.
@@ -68,6 +70,11 @@ impl State {
             ready.get_or_create(&[("dependency", *dependency)]).set(i64::from(*works));
         }
         registry.register("ready", "Whether what the desk depends on works: 1 or 0", ready);
+        registry.register(
+            "audit_queue",
+            "Events that wait to be written in the book; what is asked beyond 1024 is refused",
+            ConstGauge::new(i64::try_from(self.events_waiting).unwrap_or(i64::MAX)),
+        );
         registry.register(
             "certificate_reload_failures",
             "Changed certificate or key files that cannot be used; the ones before are served on",

@@ -170,8 +170,21 @@ impl Store {
 
     /// Begins a unit of work that writes. Nothing happens unless [`Tx::commit`] is called.
     pub async fn begin(&self) -> Result<Tx, StoreError> {
+        self.begin_at(self.write.turn()).await
+    }
+
+    /// The same for the writer of the book: before it there may be as many logins as passwords are being checked, and key
+    /// reads must not wait for them.
+    pub async fn begin_ahead(&self) -> Result<Tx, StoreError> {
+        self.begin_at(self.write.turn_ahead()).await
+    }
+
+    async fn begin_at(
+        &self,
+        turn: impl Future<Output = Result<Turn, sqlx::Error>>,
+    ) -> Result<Tx, StoreError> {
         let begin = async {
-            let mut connection = self.write.turn().await?;
+            let mut connection = turn.await?;
             // At once, because each statement is a way to SQLite's thread and back.
             let begin = "begin immediate; select value from revision";
             let revision = sqlx::query_scalar(begin).fetch_one(&mut *connection).await?;

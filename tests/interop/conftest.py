@@ -34,6 +34,12 @@ def rounds(quick, full):
     return max(1, min(1000, int(os.environ.get("KEYDESK_ROUNDS") or (full if FULL else quick))))
 
 
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def provider_keys():
     """Keys that would be noticed anywhere: one per conventional variable, new for every desk."""
     return {
@@ -53,9 +59,7 @@ class Desk:
         self.data = self.home / "keydesk-data"
         self.logs = self.home / "logs"
         self.logs.mkdir(exist_ok=True)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.keys = provider_keys()
         self.service_api_key = f"svc-CANARY{secrets.token_hex(20)}"

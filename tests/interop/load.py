@@ -195,18 +195,24 @@ class Process:
     # What only makes work.
 
     async def wrong_login(self, _, n, __):
-        """From an address of its own, as a name that nobody has."""
+        """From an address of its own, as a name that nobody has, or somebody if there are `users`."""
+        name = random.choice([f"nobody{secrets.token_hex(4)}", *(name for name, _ in self.orders.get("users", ()))])
         connection = Connection(self.orders["port"], f"127.{random.randint(90, 120)}.{random.randint(0, 255)}.{random.randint(1, 254)}")
         try:
-            status, _, _ = await connection.form(
-                "/token", grant_type="password", username=f"nobody{secrets.token_hex(4)}", password=f"CANARY{secrets.token_hex(12)}")
-            self.write(op="wrong_login", n=n, status=200 if status in (400, 429, 503) else status)
+            status, headers, _ = await connection.form(
+                "/token", grant_type="password", username=name, password=f"CANARY{secrets.token_hex(12)}")
+            self.write(op="wrong_login", n=n, status=200 if status in (400, 429, 503) else status, said=status,
+                       retry_after=headers.get("retry-after"))
         finally:
             connection.close()
 
     async def login(self, connection, n, _):
-        status, _, _ = await connection.form("/token", grant_type="password", username="admin", password=self.orders["password"])
-        self.write(op="login", n=n, status=200 if status == 503 else status)
+        name, password = random.choice(self.orders.get("users") or [("admin", self.orders["password"])])
+        status, headers, _ = await connection.form("/token", grant_type="password", username=name, password=password)
+        # That many have failed as this user is said to nobody who does so for the first time from here.
+        ordinary = (503, 429) if "users" in self.orders else (503,)
+        self.write(op="login", n=n, status=200 if status in ordinary else status, said=status,
+                   retry_after=headers.get("retry-after"))
 
     async def wrong_key(self, connection, n, _):
         status, _, _ = await connection.ask("GET", "/llm-keys", {"X-API-Key": f"wrong-CANARY{secrets.token_hex(24)}"})

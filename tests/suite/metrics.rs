@@ -95,6 +95,7 @@ async fn what_happens_is_counted() {
         ("keydesk_password_queue_duration_seconds_count", 6.0),
         ("keydesk_password_queue", 0.0),
         ("keydesk_audit_commit_failures_total", 0.0),
+        ("keydesk_audit_queue", 0.0),
     ] {
         assert!((grown(series) - by).abs() < 1e-9, "{series} has grown by {}", grown(series));
     }

@@ -78,7 +78,16 @@ impl Chain {
 
     /// Begins a transaction.
     pub(super) async fn begin(&self) -> Result<Work, StoreError> {
-        Ok(Work { tx: self.store.begin().await?, chain: self.clone(), written: None })
+        Ok(self.work(self.store.begin().await?))
+    }
+
+    /// Begins the writer's next.
+    pub(super) async fn begin_ahead(&self) -> Result<Work, StoreError> {
+        Ok(self.work(self.store.begin_ahead().await?))
+    }
+
+    fn work(&self, tx: Tx) -> Work {
+        Work { tx, chain: self.clone(), written: None }
     }
 
     /// The end of the stream, as far as it is known for certain.

@@ -2,7 +2,7 @@
 //!
 //! Not in a pool: a pool asks a connection whether it is still there whenever it is taken and given back, and each of that is
 //! a way to SQLite's thread and back, which every commit would wait for. Those who wait for the connection get it in the
-//! order in which they came.
+//! order in which they came; only the writer of the book stands in no line, and waits for one of them at most.
 
 use std::{
     ops::{Deref, DerefMut},
@@ -36,6 +36,8 @@ enum Place {
 pub(super) struct Writer {
     options: SqliteConnectOptions,
     place: Arc<Mutex<Place>>,
+    /// Held by who is next.
+    line: Arc<Mutex<()>>,
 }
 
 /// The connection, for as long as this is kept.
@@ -49,13 +51,25 @@ pub(super) struct Turn {
 impl Writer {
     pub(super) async fn open(options: SqliteConnectOptions) -> Result<Self, sqlx::Error> {
         let place = Arc::new(Mutex::new(Place::Open(options.connect().await?)));
-        Ok(Self { options, place })
+        Ok(Self { options, place, line: Arc::default() })
     }
 
     /// Waits for the connection, but not for long.
     pub(super) async fn turn(&self) -> Result<Turn, sqlx::Error> {
-        let place = timeout(WAIT, Arc::clone(&self.place).lock_owned()).await;
-        let mut place = place.map_err(|_| sqlx::Error::PoolTimedOut)?;
+        self.take(async {
+            let _next = self.line.lock().await;
+            Arc::clone(&self.place).lock_owned().await
+        })
+        .await
+    }
+
+    /// The same ahead of the line.
+    pub(super) async fn turn_ahead(&self) -> Result<Turn, sqlx::Error> {
+        self.take(Arc::clone(&self.place).lock_owned()).await
+    }
+
+    async fn take(&self, place: impl Future<Output = OwnedMutexGuard<Place>>) -> Result<Turn, sqlx::Error> {
+        let mut place = timeout(WAIT, place).await.map_err(|_| sqlx::Error::PoolTimedOut)?;
         match *place {
             Place::Open(_) => {}
             Place::Empty => *place = Place::Open(self.options.connect().await?),
