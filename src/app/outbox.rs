@@ -183,7 +183,7 @@ impl App {
         if message.about == Destination::Checkpoints.as_str() && message.attempt >= WORRYING {
             let summary = "checkpoints of the book do not arrive at audit.checkpoint_webhook_url";
             let alarm = Alarm::new(Rule::CheckpointFailure, "checkpoint_webhook", summary);
-            self.raise_in(work, &alarm).await?;
+            self.raise_in(work, &[alarm]).await?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 
 use super::{
     Connection, StoreError, Tx,
-    db::{Row, sql},
+    db::{Pieces, Row, Statement, pieces, sql},
 };
 use crate::model::{Id, Timestamp};
 
@@ -159,23 +159,44 @@ pub async fn mark(
     Ok(count.unwrap_or(0))
 }
 
-/// The networks that a principal has come from, and when last.
-pub async fn networks(db: &mut Connection, principal: Id) -> Result<Vec<(String, Timestamp)>, StoreError> {
-    let statement = sql("select network, seen_at from alarm_networks where principal_id = $1");
-    db.all(statement.bind(principal), |row| Ok((row.text("network")?, row.time("seen_at")?))).await
+/// The networks that these principals have come from, and when last.
+pub async fn networks(
+    db: &mut Connection,
+    principals: Vec<Id>,
+) -> Result<Vec<(Id, String, Timestamp)>, StoreError> {
+    static SELECT: Pieces = pieces!(
+        // In this order, or the whole table could be gone through for a few of them.
+        "select principal_id, network, seen_at from (values ",
+        "(?)",
+        ") as asked cross join alarm_networks where principal_id = column1"
+    );
+    let mut found = Vec::new();
+    for (_, statement) in SELECT.of(principals, Statement::bind) {
+        let read = |row: &Row<'_>| Ok((row.id("principal_id")?, row.text("network")?, row.time("seen_at")?));
+        found.extend(db.all(statement, read).await?);
+    }
+    Ok(found)
 }
 
-/// Remembers that a principal has come from `network`; of more than `keep` the oldest are forgotten.
-pub async fn remember_network(
-    tx: &mut Tx,
-    principal: Id,
-    network: &str,
-    at: Timestamp,
-    keep: i64,
-) -> Result<(), StoreError> {
-    let statement = sql("insert into alarm_networks (principal_id, network, seen_at) values ($1, $2, $3) \
-                         on conflict (principal_id, network) do update set seen_at = excluded.seen_at");
-    tx.execute(statement.bind(principal).bind(network).bind(at)).await?;
+/// Remembers when principals were in these networks. No network of a principal may be among them twice.
+pub async fn remember_networks(tx: &mut Tx, seen: Vec<(Id, String, Timestamp)>) -> Result<(), StoreError> {
+    static UPSERT: Pieces = pieces!(
+        "insert into alarm_networks (principal_id, network, seen_at) select * from (values ",
+        "(?, ?, ?)",
+        ") where column1 is not null \
+         on conflict (principal_id, network) do update set seen_at = excluded.seen_at"
+    );
+    let bind = |statement: Statement, (principal, network, at): (Id, String, Timestamp)| {
+        statement.bind(principal).bind(network).bind(at)
+    };
+    for (_, statement) in UPSERT.of(seen, bind) {
+        tx.execute(statement).await?;
+    }
+    Ok(())
+}
+
+/// Of more than `keep` networks of a principal the oldest are forgotten.
+pub async fn forget_networks(tx: &mut Tx, principal: Id, keep: i64) -> Result<(), StoreError> {
     let statement = sql(
         "delete from alarm_networks where principal_id = $1 and network not in (select network \
                          from alarm_networks where principal_id = $1 order by seen_at desc, network limit $2)",
@@ -183,26 +204,49 @@ pub async fn remember_network(
     tx.execute(statement.bind(principal).bind(keep)).await.map(drop)
 }
 
-/// Adds key reads of a principal in an hour, and tells how many there are now.
-pub async fn add_reads(tx: &mut Tx, principal: Id, hour: i64, reads: i64) -> Result<i64, StoreError> {
-    let statement = sql("insert into alarm_reads (principal_id, hour, reads) values ($1, $2, $3) \
-                         on conflict (principal_id, hour) do update set reads = alarm_reads.reads + excluded.reads \
-                         returning reads");
-    let found = tx.optional(statement.bind(principal).bind(hour).bind(reads), |row| row.int("reads")).await?;
-    Ok(found.unwrap_or(reads))
+/// Adds key reads of principals in an hour each, and tells how many there are now. No hour of a principal may be among them
+/// twice.
+pub async fn add_reads(tx: &mut Tx, reads: Vec<(Id, i64, i64)>) -> Result<Vec<(Id, i64, i64)>, StoreError> {
+    static UPSERT: Pieces = pieces!(
+        "insert into alarm_reads (principal_id, hour, reads) select * from (values ",
+        "(?, ?, ?)",
+        ") where column1 is not null \
+         on conflict (principal_id, hour) do update set reads = alarm_reads.reads + excluded.reads \
+         returning principal_id, hour, reads"
+    );
+    let bind = |statement: Statement, (principal, hour, reads): (Id, i64, i64)| {
+        statement.bind(principal).bind(hour).bind(reads)
+    };
+    let mut found = Vec::with_capacity(reads.len());
+    for (_, statement) in UPSERT.of(reads, bind) {
+        let read = |row: &Row<'_>| Ok((row.id("principal_id")?, row.int("hour")?, row.int("reads")?));
+        found.extend(tx.all(statement, read).await?);
+    }
+    Ok(found)
 }
 
-/// The most key reads of a principal in any hour from `first` until before `end`; `None` if there were none.
+/// The most key reads of principals in any hour before these, as far as `past` hours back; left out where there were none.
 pub async fn most_reads(
     db: &mut Connection,
-    principal: Id,
-    first: i64,
-    end: i64,
-) -> Result<Option<i64>, StoreError> {
-    let statement =
-        sql("select reads from alarm_reads where principal_id = $1 and hour >= $2 and hour < $3 \
-                         order by reads desc limit 1");
-    db.optional(statement.bind(principal).bind(first).bind(end), |row| row.int("reads")).await
+    hours: Vec<(Id, i64)>,
+    past: i64,
+) -> Result<Vec<(Id, i64, i64)>, StoreError> {
+    static SELECT: Pieces = pieces!(
+        "select principal_id, column3 as hour, max(reads) as reads from (values ",
+        "(?, ?, ?)",
+        ") as asked cross join alarm_reads where principal_id = column1 and hour >= column2 and hour < column3 \
+         group by principal_id, column3"
+    );
+    let bind = |statement: Statement, (principal, first, end): (Id, i64, i64)| {
+        statement.bind(principal).bind(first).bind(end)
+    };
+    let spans = hours.into_iter().map(|(principal, hour)| (principal, hour - past, hour)).collect();
+    let mut found = Vec::new();
+    for (_, statement) in SELECT.of(spans, bind) {
+        let read = |row: &Row<'_>| Ok((row.id("principal_id")?, row.int("hour")?, row.int("reads")?));
+        found.extend(db.all(statement, read).await?);
+    }
+    Ok(found)
 }
 
 /// Forgets what no rule looks at any more.

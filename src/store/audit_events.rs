@@ -4,7 +4,7 @@ use std::{collections::HashMap, fmt};
 
 use super::{
     Connection, StoreError, Tx,
-    db::{Row, Statement, inconsistent, sql},
+    db::{Pieces, Row, Statement, inconsistent, pieces, sql},
 };
 use crate::model::{
     Head, Id, Mac, Timestamp,
@@ -23,62 +23,6 @@ macro_rules! columns {
 macro_rules! select {
     ($rest:literal) => {
         sql(concat!("select ", columns!(), " from audit_events ", $rest))
-    };
-}
-
-macro_rules! twice {
-    ($rows:expr) => {
-        concat!($rows, ", ", $rows)
-    };
-}
-
-/// The places of rows: not numbered, because SQLite looks a number up among all of them.
-macro_rules! rows {
-    (1) => {
-        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    };
-    (2) => {
-        twice!(rows!(1))
-    };
-    (4) => {
-        twice!(rows!(2))
-    };
-    (8) => {
-        twice!(rows!(4))
-    };
-    (16) => {
-        twice!(rows!(8))
-    };
-    (32) => {
-        twice!(rows!(16))
-    };
-    (64) => {
-        twice!(rows!(32))
-    };
-    (128) => {
-        twice!(rows!(64))
-    };
-    (256) => {
-        twice!(rows!(128))
-    };
-}
-
-/// Puts the head of a stream, and inserts as many rows as there are, of at most so many: places that nothing is bound to are
-/// null.
-macro_rules! insert {
-    ($most:tt) => {
-        (
-            $most,
-            concat!(
-                "insert into audit_streams (stream, seq, mac, seal) values (?, ?, ?, ?) \
-                 on conflict (stream) do update set seq = excluded.seq, mac = excluded.mac, seal = excluded.seal; \
-                 insert into audit_events (",
-                columns!(),
-                ") select * from (values ",
-                rows!($most),
-                ") where column1 is not null"
-            ),
-        )
     };
 }
 
@@ -122,33 +66,29 @@ pub async fn insert(
     head: Head,
     seal: Mac,
 ) -> Result<(), StoreError> {
-    let mut rest = events.into_iter();
-    while rest.len() > 0 {
-        let fits = INSERTS.into_iter().find(|(rows, _)| *rows >= rest.len());
-        let (rows, text) = fits.unwrap_or(INSERTS[INSERTS.len() - 1]);
-        let expected = rest.len().min(rows) as u64 + 1;
-        let statement = sql(text).bind(head.stream).bind(head.seq).bind(head.mac).bind(seal);
-        let statement = rest.by_ref().take(rows).fold(statement, bind);
+    let put_head =
+        |statement: Statement| statement.bind(head.stream).bind(head.seq).bind(head.mac).bind(seal);
+    for (events, statement) in INSERT.of_after(put_head, events, bind) {
         // A trigger that somebody has added could swallow some.
-        if tx.execute(statement).await? != expected {
+        if tx.execute(statement).await? != events + 1 {
             return Err(inconsistent("audit_events"));
         }
     }
     Ok(())
 }
 
-/// Statements for so many events: one for any number, because each is a way to the database and back.
-const INSERTS: [(usize, &str); 9] = [
-    insert!(1),
-    insert!(2),
-    insert!(4),
-    insert!(8),
-    insert!(16),
-    insert!(32),
-    insert!(64),
-    insert!(128),
-    insert!(256),
-];
+/// Puts the head of a stream, and inserts its events.
+static INSERT: Pieces = pieces!(
+    concat!(
+        "insert into audit_streams (stream, seq, mac, seal) values (?, ?, ?, ?) \
+         on conflict (stream) do update set seq = excluded.seq, mac = excluded.mac, seal = excluded.seal; \
+         insert into audit_events (",
+        columns!(),
+        ") select * from (values "
+    ),
+    "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    ") where column1 is not null"
+);
 
 fn bind(statement: Statement, event: RecordedEvent) -> Statement {
     statement

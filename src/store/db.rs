@@ -4,6 +4,7 @@
 //! read. `synchronous=FULL`: with `NORMAL`, acknowledged transactions are lost at a power cut.
 
 mod integrity;
+mod pieces;
 mod row;
 mod statement;
 mod writer;
@@ -28,6 +29,7 @@ use sqlx::{
 };
 use tracing::{Instrument as _, Span};
 
+pub(super) use pieces::{Pieces, pieces};
 pub(super) use row::{Read, Row};
 pub(super) use statement::{Statement, sql};
 use writer::{Turn, Writer};

@@ -2,7 +2,7 @@
 
 use super::{
     Connection, StoreError, Tx,
-    db::{Row, sql},
+    db::{Pieces, Row, Statement, pieces, sql},
 };
 use crate::model::{Id, Timestamp};
 
@@ -60,12 +60,22 @@ pub struct MessageRow {
     pub created_at: Timestamp,
 }
 
-const NEW: &str = "insert into outbox (id, destination, rule, subject, body, state, attempts, next_attempt_at, finished_at, \
-                   answer, last_error, created_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+/// Puts messages in.
+pub async fn insert(tx: &mut Tx, messages: Vec<MessageRow>) -> Result<(), StoreError> {
+    static INSERT: Pieces = pieces!(
+        "insert into outbox (id, destination, rule, subject, body, state, attempts, next_attempt_at, finished_at, \
+         answer, last_error, created_at) select * from (values ",
+        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        ") where column1 is not null"
+    );
+    for (_, statement) in INSERT.of(messages, bind) {
+        tx.execute(statement).await?;
+    }
+    Ok(())
+}
 
-/// Puts a message in.
-pub async fn insert(tx: &mut Tx, message: MessageRow) -> Result<(), StoreError> {
-    let statement = sql(NEW)
+fn bind(statement: Statement, message: MessageRow) -> Statement {
+    statement
         .bind(message.id)
         .bind(message.destination)
         .bind(message.rule)
@@ -77,8 +87,7 @@ pub async fn insert(tx: &mut Tx, message: MessageRow) -> Result<(), StoreError> 
         .bind(message.finished_at)
         .bind(message.answer)
         .bind(message.last_error)
-        .bind(message.created_at);
-    tx.execute(statement).await.map(drop)
+        .bind(message.created_at)
 }
 
 /// What is to be sent now, the oldest first. After a clock was set back, nothing waits longer than it would have: what is
@@ -146,15 +155,28 @@ pub async fn note_error(tx: &mut Tx, id: Id, error: &str) -> Result<(), StoreErr
     tx.execute(statement.bind(id).bind(error)).await.map(drop)
 }
 
-/// When an alarm about this was last made.
-pub async fn last_alarm(
+/// When an alarm of this rule was last made.
+pub async fn last_alarm(db: &mut Connection, rule: &str) -> Result<Option<Timestamp>, StoreError> {
+    let statement = sql("select created_at from outbox where rule = $1 order by created_at desc limit 1");
+    db.optional(statement.bind(rule), |row| row.time("created_at")).await
+}
+
+/// When alarms of these rules about these subjects were last made; left out where there were none.
+pub async fn last_alarms(
     db: &mut Connection,
-    rule: &str,
-    subject: Option<&str>,
-) -> Result<Option<Timestamp>, StoreError> {
-    let statement = sql("select created_at from outbox where rule = $1 and ($2 is null or subject = $2) \
-                         order by created_at desc limit 1");
-    db.optional(statement.bind(rule).bind(subject), |row| row.time("created_at")).await
+    asked: Vec<(&'static str, String)>,
+) -> Result<Vec<(String, String, Timestamp)>, StoreError> {
+    static SELECT: Pieces = pieces!(
+        "select rule, subject, max(created_at) as created_at from (values ",
+        "(?, ?)",
+        ") as asked cross join outbox where rule = column1 and subject = column2 group by rule, subject"
+    );
+    let mut found = Vec::new();
+    for (_, statement) in SELECT.of(asked, |statement, (rule, subject)| statement.bind(rule).bind(subject)) {
+        let read = |row: &Row<'_>| Ok((row.text("rule")?, row.text("subject")?, row.time("created_at")?));
+        found.extend(db.all(statement, read).await?);
+    }
+    Ok(found)
 }
 
 /// Forgets finished messages of a destination from before `moment`.

@@ -20,21 +20,21 @@ use crate::{
 const WRONG: &str = "not the password at all";
 
 /// A watch that has seen what there is already.
-async fn watch(desk: &Desk) -> Watch {
+pub(crate) async fn watch(desk: &Desk) -> Watch {
     let mut watch = Watch::new(Arc::clone(&desk.app));
     watch.round().await;
     watch
 }
 
 /// The alarms of a rule, oldest first.
-async fn raised(desk: &Desk, rule: &str) -> Vec<RaisedAlarm> {
+pub(crate) async fn raised(desk: &Desk, rule: &str) -> Vec<RaisedAlarm> {
     let mut found = desk.app.alarms(&operator(), 1000).await.unwrap();
     found.retain(|alarm| alarm.rule == rule);
     found.reverse();
     found
 }
 
-async fn subjects(desk: &Desk, rule: &str) -> Vec<String> {
+pub(crate) async fn subjects(desk: &Desk, rule: &str) -> Vec<String> {
     raised(desk, rule).await.into_iter().map(|alarm| alarm.subject).collect()
 }
 

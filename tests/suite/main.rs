@@ -5,6 +5,7 @@
 mod access;
 mod admin;
 mod alarms;
+mod alarms_of_many;
 mod asker;
 mod bodies;
 mod cli;

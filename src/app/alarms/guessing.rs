@@ -61,7 +61,7 @@ pub(super) async fn alarms(tx: &mut Tx, events: &[SeenEvent]) -> Result<Vec<Alar
         } else if let Some(count) = throttled(event) {
             let second = event.at.seconds().to_string();
             let seconds = alarms::mark(tx, "throttled", "logins", &second, event.at, since).await?;
-            let sprayed = outbox::last_alarm(tx, Rule::PasswordSpraying.as_str(), None).await?;
+            let sprayed = outbox::last_alarm(tx, Rule::PasswordSpraying.as_str()).await?;
             // Where spraying is told, this would say the same again.
             let is_told = sprayed
                 .is_some_and(|last| super::within(Rule::PasswordSpraying.window(), last, event.at))

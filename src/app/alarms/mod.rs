@@ -7,6 +7,7 @@
 
 mod guessing;
 mod incidents;
+mod memory;
 mod networks;
 mod reads;
 mod state;
@@ -14,7 +15,7 @@ mod tail;
 mod unwritten;
 mod watch;
 
-use std::time::Duration;
+use std::{collections::HashMap, slice, time::Duration};
 
 pub(super) use unwritten::Unwritten;
 pub use watch::Watch;
@@ -58,12 +59,11 @@ impl App {
     pub(super) async fn raise(&self, alarm: Alarm) -> bool {
         let written = async {
             let mut work = self.book.begin().await?;
-            let raised = self.raise_in(&mut work, &alarm).await?;
-            work.commit().await?;
-            Ok::<_, Error>(raised)
+            self.raise_in(&mut work, slice::from_ref(&alarm)).await?;
+            Ok::<_, Error>(work.commit().await?)
         };
         match written.await {
-            Ok(_) => true,
+            Ok(()) => true,
             Err(error) => {
                 tracing::debug!(%error, "an alarm cannot be written down; it goes out from memory");
                 let message = self.alarm_message(&alarm);
@@ -73,29 +73,25 @@ impl App {
         }
     }
 
-    /// The same as part of a transaction. Tells whether it was raised.
-    pub(super) async fn raise_in(&self, work: &mut Work, alarm: &Alarm) -> Result<bool, Error> {
-        let last = outbox::last_alarm(work, alarm.rule.as_str(), Some(&alarm.subject)).await?;
-        if last.is_some_and(|last| within(alarm.rule.window(), last, self.now())) {
-            return Ok(false);
+    /// The same as part of a transaction, with as many alarms as were found: something that concerns everybody can be one for
+    /// each principal.
+    pub(super) async fn raise_in(&self, work: &mut Work, alarms: &[Alarm]) -> Result<(), Error> {
+        let asked = alarms.iter().map(|alarm| (alarm.rule.as_str(), alarm.subject.clone())).collect();
+        let last = outbox::last_alarms(work, asked).await?;
+        let mut last: HashMap<_, _> =
+            last.into_iter().map(|(rule, subject, at)| ((rule, subject), at)).collect();
+        let mut messages = Vec::new();
+        for alarm in alarms {
+            let now = self.now();
+            let last = last.insert((alarm.rule.as_str().to_owned(), alarm.subject.clone()), now);
+            if last.is_some_and(|last| within(alarm.rule.window(), last, now)) {
+                continue;
+            }
+            record_alarm(work, AuditEvent::by_desk(&origin_of(alarm), Action::AlarmRaise), alarm).await?;
+            messages.push(self.alarm_message(alarm));
+            tracing::warn!(rule = alarm.rule.as_str(), subject = alarm.subject, "alarm: {}", alarm.summary);
         }
-        let event = AuditEvent::by_desk(&origin_of(alarm), Action::AlarmRaise);
-        self.write_alarm(work, event, alarm, self.alarm_message(alarm)).await?;
-        tracing::warn!(rule = alarm.rule.as_str(), subject = alarm.subject, "alarm: {}", alarm.summary);
-        Ok(true)
-    }
-
-    async fn write_alarm(
-        &self,
-        work: &mut Work,
-        event: AuditEvent,
-        alarm: &Alarm,
-        message: MessageRow,
-    ) -> Result<(), Error> {
-        let event =
-            event.on(format!("alarm:{}", alarm.rule)).detail(format!("{}: {}", alarm.subject, alarm.summary));
-        work.record(event).await?;
-        Ok(outbox::insert(work, message).await?)
+        Ok(outbox::insert(work, messages).await?)
     }
 
     /// Writes down what went out from memory.
@@ -105,10 +101,11 @@ impl App {
             return Ok(());
         }
         let mut work = self.book.begin().await?;
-        for (alarm, message) in unwritten.iter() {
+        for (alarm, _) in unwritten.iter() {
             let event = AuditEvent::by_desk(&origin_of(alarm), Action::AlarmRaise);
-            self.write_alarm(&mut work, event, alarm, message.clone()).await?;
+            record_alarm(&mut work, event, alarm).await?;
         }
+        outbox::insert(&mut work, unwritten.iter().map(|(_, message)| message.clone()).collect()).await?;
         work.commit().await?;
         unwritten.clear();
         Ok(())
@@ -144,7 +141,8 @@ impl App {
         let message = self.alarm_message(&alarm);
         let id = message.id;
         let mut work = self.book.begin().await?;
-        self.write_alarm(&mut work, event, &alarm, message).await?;
+        record_alarm(&mut work, event, &alarm).await?;
+        outbox::insert(&mut work, vec![message]).await?;
         work.commit().await?;
         Ok(id)
     }
@@ -167,6 +165,12 @@ impl App {
 /// Whether `last` is less than `window` away from `now`: in the past or, after a clock was set back, in the future.
 fn within(window: Duration, last: Timestamp, now: Timestamp) -> bool {
     u128::from(now.micros().abs_diff(last.micros())) < window.as_micros()
+}
+
+async fn record_alarm(work: &mut Work, event: AuditEvent, alarm: &Alarm) -> Result<(), Error> {
+    let event =
+        event.on(format!("alarm:{}", alarm.rule)).detail(format!("{}: {}", alarm.subject, alarm.summary));
+    Ok(work.record(event).await?)
 }
 
 fn origin_of(alarm: &Alarm) -> Origin {

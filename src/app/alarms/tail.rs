@@ -3,20 +3,32 @@
 //! The place is kept per stream and moves in the transaction that raises what was found, so that over a crash nothing is
 //! missed and nothing is raised twice.
 
-use super::{guessing, incidents, networks, reads};
+use super::{guessing, incidents, memory::Memory, networks, reads};
 use crate::{
     app::{App, Error},
     model::{Alarm, Rule},
-    store::alarms::{self, Piece, SeenEvent},
+    store::{
+        Connection,
+        alarms::{self, Piece, SeenEvent, SeenReads},
+    },
 };
 
-/// How many events are read at a time.
+/// How many events are read at a time: each piece costs a commit...
 const BATCH: i64 = 20_000;
+/// ...and how many rows they may make, where key reads of a principal are one: each costs time within the transaction, for which
+/// key reads wait.
+const ROWS: i64 = 2_000;
+
+/// What the rules look at in a piece.
+struct Seen {
+    events: Vec<Option<SeenEvent>>,
+    reads: Vec<Option<SeenReads>>,
+}
 
 impl App {
     /// Reads a piece of each stream that has grown. Tells whether there may be more. A stream that cannot be read does not
     /// keep the rules from the others.
-    pub(super) async fn read_on(&self) -> Result<bool, Error> {
+    pub(super) async fn read_on(&self, memory: &mut Memory) -> Result<bool, Error> {
         let mut more = false;
         let mut result = Ok(());
         let grown = alarms::grown(&mut self.store.read().await?).await?;
@@ -26,37 +38,40 @@ impl App {
                 continue;
             };
             let end = piece.to.min(piece.from.saturating_add(BATCH));
-            match self.judge(Piece { to: end, ..piece }).await {
-                Ok(()) => more |= end < piece.to,
+            match self.judge(Piece { to: end, ..piece }, memory).await {
+                Ok(end) => more |= end < piece.to,
                 Err(error) => result = Err(error),
             }
         }
         result.map(|()| more)
     }
 
-    async fn judge(&self, piece: Piece) -> Result<(), Error> {
+    /// Tells up to where it was judged.
+    async fn judge(&self, piece: Piece, memory: &mut Memory) -> Result<i64, Error> {
         // What is written stays as it is, so it can be read before the one writer is asked for.
         let mut db = self.store.read().await?;
-        let (events, reads) = (alarms::events(&mut db, piece).await?, alarms::reads(&mut db, piece).await?);
-        drop(db);
+        let (piece, Seen { events, reads }) = see(&mut db, piece).await?;
         let rows = events.len() + reads.len();
         let events: Vec<_> = events.into_iter().flatten().collect();
         let reads: Vec<_> = reads.into_iter().flatten().collect();
+        reads::look_back(&mut db, &reads, memory).await?;
+        drop(db);
         let mut work = self.book.begin().await?;
         if !alarms::advance(&mut work, piece).await? {
-            return Ok(());
+            return Ok(piece.to);
         }
         let mut found: Vec<_> = events.iter().filter_map(incidents::alarm).collect();
         if events.len() + reads.len() < rows {
             found.push(malformed("an event"));
         }
         found.extend(guessing::alarms(&mut work, &events).await?);
-        found.extend(networks::alarms(&mut work, &events, &reads).await?);
-        found.extend(reads::alarms(&mut work, &reads).await?);
-        for alarm in &found {
-            self.raise_in(&mut work, alarm).await?;
-        }
-        Ok(work.commit().await?)
+        let mut networks = networks::alarms(&mut work, &events, &reads, memory).await?;
+        found.append(&mut networks.alarms);
+        found.extend(reads::alarms(&mut work, &reads, memory).await?);
+        self.raise_in(&mut work, &found).await?;
+        work.commit().await?;
+        networks.remember(memory);
+        Ok(piece.to)
     }
 
     /// Whether the rules, or the checkpoints, claim to have read further than the book goes, which would keep them from what
@@ -68,7 +83,7 @@ impl App {
         let mut work = self.book.begin().await?;
         alarms::set_back(&mut work).await?;
         let summary = "the rules or the checkpoints were made to pass over events of the book";
-        self.raise_in(&mut work, &Alarm::new(Rule::ForgedBook, "places", summary)).await?;
+        self.raise_in(&mut work, &[Alarm::new(Rule::ForgedBook, "places", summary)]).await?;
         Ok(work.commit().await?)
     }
 
@@ -79,6 +94,19 @@ impl App {
         let (marks, networks) = (guessing::forget_before(now), networks::forget_before(now));
         alarms::forget(&mut tx, marks, networks, reads::forget_before(now)).await?;
         Ok(tx.commit().await?)
+    }
+}
+
+/// Reads a piece, or as much of it as does not make too many rows.
+async fn see(db: &mut Connection, mut piece: Piece) -> Result<(Piece, Seen), Error> {
+    loop {
+        let seen = Seen { events: alarms::events(db, piece).await?, reads: alarms::reads(db, piece).await? };
+        let rows = i64::try_from(seen.events.len() + seen.reads.len()).unwrap_or(i64::MAX);
+        let length = piece.to - piece.from;
+        if rows <= ROWS || length <= 1 {
+            return Ok((piece, seen));
+        }
+        piece.to = piece.from + (length * ROWS / rows).max(1);
     }
 }
 

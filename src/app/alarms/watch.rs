@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::state;
+use super::{memory::Memory, state};
 use crate::{
     app::{App, Error},
     model::{Alarm, Rule, Timestamp},
@@ -30,13 +30,15 @@ pub struct Watch {
     /// For how many rounds the book could not be read.
     unread: u64,
     certificates_refused: u64,
+    memory: Memory,
 }
 
 impl Watch {
     /// Begins now.
     pub fn new(app: Arc<App>) -> Self {
         let clocks = (app.now(), Instant::now());
-        Self { app, rounds: 0, clocks, book_failed: false, unread: 0, certificates_refused: 0 }
+        let memory = Memory::default();
+        Self { app, rounds: 0, clocks, book_failed: false, unread: 0, certificates_refused: 0, memory }
     }
 
     /// Goes round for ever.
@@ -89,8 +91,8 @@ impl Watch {
     }
 
     /// Reads on until there is nothing new.
-    async fn catch_up(&self) -> Result<(), Error> {
-        while self.app.read_on().await? {
+    async fn catch_up(&mut self) -> Result<(), Error> {
+        while self.app.read_on(&mut self.memory).await? {
             tokio::task::yield_now().await;
         }
         Ok(())

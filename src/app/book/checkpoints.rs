@@ -159,7 +159,8 @@ impl App {
             "timestamp": checkpoint.at,
             "data": { "seq": checkpoint.seq, "events": checkpoint.events, "jws": checkpoint.jws },
         });
-        Ok(outbox::insert(tx, self.new_message(Destination::Checkpoints, body.to_string())).await?)
+        let message = self.new_message(Destination::Checkpoints, body.to_string());
+        Ok(outbox::insert(tx, vec![message]).await?)
     }
 
     /// Appends to the file what does not stand there yet. What cannot be written is no error here: it is tried again.
