@@ -1,8 +1,8 @@
 //! Writing in the book: events that stand alone, gathered into one transaction.
 //!
 //! One task takes whatever events are waiting, writes them in one transaction and answers everybody when it is durable,
-//! so that a hundred key reads share one fsync and a single one waits for nobody. If the transaction fails, exactly the
-//! requests in it fail. Events that belong to a change are not written here but inside the change's own transaction.
+//! so that a hundred key reads share one fsync and a single one waits for nobody. If the transaction fails, the requests in
+//! it fail, with those that came while it was tried. Events that belong to a change are not written here but inside the change's own transaction.
 
 mod chain;
 mod checkpoints;

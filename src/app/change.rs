@@ -7,8 +7,8 @@ use std::ops;
 
 use super::{App, Error, book::Work, session::not_a_principal};
 use crate::{
-    model::{Action, AuditEvent, Caller, CredentialKind, Id, Scope, ScopeSet},
-    store::Tx,
+    model::{Action, AuditEvent, Caller, CredentialKind, Id, Principal, Scope, ScopeSet},
+    store::{Tx, principals},
 };
 
 /// A change under way.
@@ -46,7 +46,29 @@ impl App {
     ) -> Result<Change<'_>, Error> {
         let event = AuditEvent::by(caller, action).on(object);
         self.authorise(caller, scope, &event).await?;
-        Ok(Change { app: self, work: self.book.begin().await?, event })
+        self.begin_change(caller, event).await
+    }
+
+    /// If anything that decides access has changed since it was found out who asks, it is found out once more whether they
+    /// still may: from here on nobody else changes anything.
+    async fn begin_change(&self, caller: &Caller, event: AuditEvent) -> Result<Change<'_>, Error> {
+        let mut work = self.book.begin().await?;
+        if let Some(id) = caller.own_id().filter(|_| caller.revision != work.revision()) {
+            let now = principals::by_id(&mut work, id).await?;
+            let error = match now.filter(Principal::is_enabled) {
+                None => Some(Error::CredentialInvalid),
+                Some(now) if caller.scopes.within(now.role) != caller.scopes => {
+                    Some(Error::Forbidden("your role was changed meanwhile".to_owned()))
+                }
+                Some(_) => None,
+            };
+            if let Some(error) = error {
+                drop(work);
+                self.book.record(event.denied("changed_meanwhile")).await?;
+                return Err(error);
+            }
+        }
+        Ok(Change { app: self, work, event })
     }
 }
 
@@ -61,7 +83,7 @@ impl App {
     ) -> Result<Change<'_>, Error> {
         let event = AuditEvent::by(caller, action).on(object);
         self.authorise_own(caller, &event).await?;
-        Ok(Change { app: self, work: self.book.begin().await?, event })
+        self.begin_change(caller, event).await
     }
 
     /// Refuses, and writes down the refusal, unless the caller may make this change to what is its own.

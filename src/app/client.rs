@@ -52,16 +52,17 @@ impl App {
     /// one does not guess, whatever was tried before.
     pub(super) async fn authenticate_client(
         &self,
-        shown: ClientCredentials,
+        shown: &ClientCredentials,
         event: &mut AuditEvent,
     ) -> Result<Client, Error> {
-        let Some(id) = shown.id.filter(|id| id != PUBLIC_CLIENT || shown.secret.is_some()) else {
+        let named = |id: &&String| *id != PUBLIC_CLIENT || shown.secret.is_some();
+        let Some(id) = shown.id.as_ref().filter(named) else {
             event.client_id = Some(PUBLIC_CLIENT.to_owned());
             return if shown.secret.is_none() { Ok(Client::Public) } else { Err(Error::InvalidClient) };
         };
-        let secret = shown.secret.ok_or(Error::InvalidClient)?;
-        let subject = Subject::clients(self, &id, &event.source);
-        let found = self.confidential_client(&id, &secret, event).await;
+        let secret = shown.secret.as_ref().ok_or(Error::InvalidClient)?;
+        let subject = Subject::clients(self, id, &event.source);
+        let found = self.confidential_client(id, secret, event).await;
         if matches!(found, Err(Error::InvalidClient)) {
             self.refuse_if_blocked(&subject, event).await?;
             self.count_failure(&subject).await?;

@@ -62,6 +62,9 @@ use crate::{
     store::Store,
 };
 
+/// How often a request is decided, because access was changed in the middle of it, before it is told to come back.
+pub const MOST_DECISIONS: usize = 10;
+
 /// What an operator decides about the operations.
 #[derive(Clone, Debug)]
 pub struct Settings {

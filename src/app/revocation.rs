@@ -63,7 +63,7 @@ impl App {
         token: Option<Secret>,
         event: &mut AuditEvent,
     ) -> Result<(), Error> {
-        let client = self.authenticate_client(client, event).await?;
+        let client = self.authenticate_client(&client, event).await?;
         let token = token.ok_or_else(|| super::token::missing("token"))?;
         let Some(revocable) = self.revocable(&client, token.expose()).await? else {
             // Nothing changes, so nothing but the asking is written down.
@@ -139,7 +139,7 @@ impl App {
         match asker {
             Asker::Client(shown) => {
                 // RFC 7662 §2.1: whoever asks must authenticate, so that tokens cannot be tried out.
-                let Client::Confidential(..) = self.authenticate_client(shown, event).await? else {
+                let Client::Confidential(..) = self.authenticate_client(&shown, event).await? else {
                     return Err(Error::InvalidClient);
                 };
             }

@@ -34,7 +34,7 @@ impl App {
     }
 
     /// Begins a new view if another process has changed anything that decides access.
-    async fn notice(&self) -> Result<(), Error> {
+    pub async fn notice(&self) -> Result<(), Error> {
         keys::revision(&mut self.store.read().await?).await?;
         self.view().await.map(drop)
     }
@@ -43,6 +43,7 @@ impl App {
     async fn forget(&self) -> Result<(), Error> {
         let now = self.now();
         self.limits.forget(now);
+        self.views.forget_keys();
         // An access token can outlive its session's end by its own lifetime.
         let over = now.minus(Duration::from_hours(1));
         loop {

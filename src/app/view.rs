@@ -6,7 +6,7 @@
 //! compared once more inside the transaction that writes the handover in the book.
 //!
 //! A view holds a bounded number of each. Of those who ask for the same at once, one looks and the others wait for what it
-//! finds. What is plain in here is wiped when it is dropped.
+//! finds. Keys are plain in here, for a minute at most, and are wiped when they are dropped.
 
 use std::{
     collections::BTreeSet,
@@ -37,8 +37,8 @@ const ASKERS: u64 = 32 * 1024;
 const HANDOUTS: u64 = 1024;
 /// How many of each there is room for from the start.
 const FEW: usize = 64;
-/// How long a request waits for another one that begins a view.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a request waits for what it, or another one, looks up.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// What is known of the database at one revision.
 #[derive(Debug)]
@@ -95,6 +95,11 @@ impl Views {
         Self { newest: RwLock::new(Arc::new(View::at(-1))), turn: Mutex::new(()) }
     }
 
+    /// Forgets the keys themselves: who asks again has them opened again.
+    pub(super) fn forget_keys(&self) {
+        self.newest().handouts.clear();
+    }
+
     fn newest(&self) -> Arc<View> {
         Arc::clone(&self.newest.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -138,7 +143,7 @@ impl App {
 
     /// The owner of the credential of that digest, looked up with `look` if the view does not know it, or knows that its time
     /// is over.
-    pub(super) async fn asker<E, L: Future<Output = Result<Asker, E>>>(
+    pub(super) async fn asker<E: From<Error>, L: Future<Output = Result<Asker, E>>>(
         &self,
         view: &View,
         digest: TokenDigest,
@@ -149,7 +154,7 @@ impl App {
     }
 
     /// The keys that a grant opens, looked up with `look` if the view does not know them, or knows that one has expired.
-    pub(super) async fn handout<E, L: Future<Output = Result<Handout, E>>>(
+    pub(super) async fn handout<E: From<Error>, L: Future<Output = Result<Handout, E>>>(
         &self,
         view: &View,
         granted: &Granted,
@@ -162,7 +167,12 @@ impl App {
 
     /// What is remembered under `key` and still good, or is found now. Who has waited for another one's look has found it
     /// remembered.
-    async fn remembered<K: Clone + Eq + std::hash::Hash, V, E, L: Future<Output = Result<V, E>>>(
+    async fn remembered<
+        K: Clone + Eq + std::hash::Hash,
+        V,
+        E: From<Error>,
+        L: Future<Output = Result<V, E>>,
+    >(
         &self,
         lookup: Lookup,
         cache: &Cache<K, Arc<V>>,
@@ -182,9 +192,12 @@ impl App {
             looked = true;
             look().await.map(Arc::new)
         };
-        let found = Box::pin(cache.get_or_insert_async(key, look)).await;
+        let found = Box::pin(timeout(PATIENCE, cache.get_or_insert_async(key, look))).await;
         self.metrics.looked_up(lookup, !looked);
-        found
+        // Where looking fails, each who waits would try in turn.
+        found.unwrap_or_else(|_| {
+            Err(Error::Unavailable("the database takes too long to answer".into()).into())
+        })
     }
 }
 

@@ -16,7 +16,7 @@ use poem_openapi::{
 
 use super::{edge::origin, error::problem, observe::Visit};
 use crate::{
-    app::{App, Error, Presented},
+    app::{App, Error, MOST_DECISIONS, Presented},
     model::{Action, Caller},
     secret::Secret,
 };
@@ -60,8 +60,12 @@ struct ApiKeyScheme(auth::ApiKey);
 /// Describes the OAuth 2.0 scheme and the scope an operation needs. Checks nothing: see [`Authenticated`].
 pub(super) struct DescribesOAuth2;
 
-/// The authenticated asker, and how often the request has been decided.
-pub(super) struct Authenticated(pub(super) Caller, usize);
+/// The authenticated asker.
+pub(super) struct Authenticated(pub(super) Caller);
+
+/// The authenticated asker of a key read, and how often the request has been decided. Only here is what other processes have
+/// changed not asked for first, because the book asks for it before a key leaves.
+pub(super) struct KeyReader(pub(super) Caller, usize);
 
 /// Describes an operation that anybody may call.
 pub(super) struct Public;
@@ -98,29 +102,35 @@ impl<'a> ApiExtractor<'a> for Public {
     }
 }
 
-impl<'a> ApiExtractor<'a> for Authenticated {
-    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::SecurityScheme];
-    type ParamType = ();
-    type ParamRawType = ();
+macro_rules! authenticates {
+    ($asker:ident, $request:ident => $caller:expr) => {
+        impl<'a> ApiExtractor<'a> for $asker {
+            const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::SecurityScheme];
+            type ParamType = ();
+            type ParamRawType = ();
 
-    fn register(registry: &mut Registry) {
-        ApiKeyScheme::register(registry);
-    }
+            fn register(registry: &mut Registry) {
+                ApiKeyScheme::register(registry);
+            }
 
-    fn security_schemes() -> Vec<&'static str> {
-        vec!["ApiKey"]
-    }
+            fn security_schemes() -> Vec<&'static str> {
+                vec!["ApiKey"]
+            }
 
-    async fn from_request(
-        request: &'a Request,
-        _: &mut RequestBody,
-        _: ExtractParamOptions<()>,
-    ) -> Result<Self> {
-        caller(request).await.map(|caller| Self(caller, 1)).map_err(problem)
-    }
+            async fn from_request(
+                $request: &'a Request,
+                _: &mut RequestBody,
+                _: ExtractParamOptions<()>,
+            ) -> Result<Self> {
+                $caller.await.map_err(problem)
+            }
+        }
+    };
 }
+authenticates!(Authenticated, request => async { app(request).notice().await?; caller(request).await.map(Self) });
+authenticates!(KeyReader, request => async { caller(request).await.map(|caller| Self(caller, 1)) });
 
-impl Authenticated {
+impl KeyReader {
     /// Whether a request is to be decided again, because access was changed in the middle of it: then who asks is proven
     /// again, too. A desk that is changed all the time says so in the end.
     pub(super) async fn decides_again<T>(
@@ -135,9 +145,6 @@ impl Authenticated {
         Ok(true)
     }
 }
-
-/// How often a request is decided before it is told to come back.
-const MOST_DECISIONS: usize = 10;
 
 /// Who is asking. More than one credential is refused (RFC 6750 §2), so that no two parties read a request differently.
 async fn caller(request: &Request) -> Result<Caller, Error> {
@@ -159,6 +166,7 @@ async fn caller(request: &Request) -> Result<Caller, Error> {
 pub(super) async fn bearer_caller(request: &Request) -> Result<Option<Caller>, Error> {
     let authorization = only(request.headers(), header::AUTHORIZATION.as_str())?;
     let Some(presented) = authorization.and_then(|value| bearer(value.as_bytes())) else { return Ok(None) };
+    app(request).notice().await?;
     let caller = app(request).authenticate(Some(presented), None, origin(request)).await?;
     Visit::of(request).is_by(&caller.name);
     Ok(Some(caller))

@@ -194,7 +194,7 @@ async fn in_task(
     answered(answer.map_err(drop), late, path, observed).await
 }
 
-/// The answer of `work` that changes nothing, and ends with its client: what it has to write down is with the book by then.
+/// The answer of `work` that changes nothing, and ends with its client. What it has handed to the book is written all the same.
 /// A task of its own would cost as much as most of this work does.
 async fn here(
     work: impl Future<Output = poem::Result<Response>> + Send + 'static,

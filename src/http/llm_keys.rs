@@ -11,7 +11,7 @@ use poem_openapi::{
 
 use super::{
     Group,
-    credential::{Authenticated, DescribesOAuth2, Scopes, app},
+    credential::{DescribesOAuth2, KeyReader, Scopes, app},
     error::{Answers, ApiError},
     payload::JsonBody,
     query::refuse_repeated,
@@ -119,7 +119,7 @@ impl LlmKeysApi {
     async fn list(
         &self,
         #[oai(scope = "Scopes::LlmKeysRead")] _scheme: DescribesOAuth2,
-        mut caller: Authenticated,
+        mut caller: KeyReader,
         request: &Request,
         /// The project; needed only if you are granted several and none is `default`.
         project: Query<Option<String>>,
@@ -156,7 +156,7 @@ impl LlmKeysApi {
     async fn get(
         &self,
         #[oai(scope = "Scopes::LlmKeysRead")] _scheme: DescribesOAuth2,
-        mut caller: Authenticated,
+        mut caller: KeyReader,
         request: &Request,
         /// The provider, for example `openai`.
         provider: Path<String>,

@@ -57,9 +57,9 @@ impl Queue {
 }
 
 fn write(mut out: impl io::Write, waiting: &Receiver<Entry>, dropped: &AtomicU64) {
-    let mut piece = Vec::with_capacity(PIECE);
+    let (mut piece, mut gather) = (Vec::with_capacity(PIECE), true);
     while let Ok(first) = waiting.recv() {
-        if matches!(first, Entry::Line(_)) {
+        if gather && matches!(first, Entry::Line(_)) {
             thread::sleep(GATHER);
         }
         let mut flushed = None;
@@ -74,6 +74,8 @@ fn write(mut out: impl io::Write, waiting: &Receiver<Entry>, dropped: &AtomicU64
         }
         // Who does not read the log any more has decided so; the desk goes on.
         let _ = out.write_all(&piece);
+        // When there are more already, nobody is woken.
+        gather = piece.len() < PIECE;
         piece.clear();
         if let Some(written) = flushed {
             let _ = written.send(());
