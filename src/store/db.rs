@@ -39,13 +39,14 @@ use writer::{Turn, Writer};
 const WAIT: Duration = Duration::from_secs(2);
 const READERS: u32 = 4;
 
-const MIGRATIONS: [(i64, &str, &str); 6] = [
+const MIGRATIONS: [(i64, &str, &str); 7] = [
     (1, "init", include_str!("../../migrations/sqlite/0001_init.sql")),
     (2, "tokens", include_str!("../../migrations/sqlite/0002_tokens.sql")),
     (3, "chain", include_str!("../../migrations/sqlite/0003_chain.sql")),
     (4, "networks", include_str!("../../migrations/sqlite/0004_networks.sql")),
     (5, "alarms", include_str!("../../migrations/sqlite/0005_alarms.sql")),
     (6, "audit_by_place", include_str!("../../migrations/sqlite/0006_audit_by_place.sql")),
+    (7, "alarm_reads_by_hour", include_str!("../../migrations/sqlite/0007_alarm_reads_by_hour.sql")),
 ];
 
 /// What can go wrong in the database.
