@@ -25,15 +25,15 @@ def base62(number, width):
     return "".join(reversed(digits))
 
 
-def api_key():
-    """As the desk makes them: 256 random bits and a checksum."""
-    text = "kd_ak_" + base62(secrets.randbits(256), 43)
+def token(kind):
+    """As the desk makes them: `ak` for API keys, `cs` for client secrets; 256 random bits and a checksum."""
+    text = f"kd_{kind}_" + base62(secrets.randbits(256), 43)
     return text + base62(zlib.crc32(text.encode()), 6)
 
 
 def principals(database, count):
     """Makes service accounts with a grant and an API key each; returns a read with each of the keys."""
-    now, keys = time.time_ns() // 1000, [api_key() for _ in range(count)]
+    now, keys = time.time_ns() // 1000, [token("ak") for _ in range(count)]
     with contextlib.closing(sqlite3.connect(database)) as db, db:
         project = db.execute("select id from projects where name = 'default'").fetchone()[0]
         for number, key in enumerate(keys):

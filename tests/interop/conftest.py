@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 import pytest
@@ -20,6 +21,9 @@ import requests
 import canaries
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+# Many principals at once are made as the measurements make them.
+sys.path.append(str(ROOT / "benches" / "load"))
+import seed  # noqa: E402, F401
 WORK = ROOT / "target" / "interop"
 BINARY = os.environ.get("KEYDESK_BIN") or str(ROOT / "target" / "debug" / "keydesk")
 

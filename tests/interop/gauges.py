@@ -33,8 +33,10 @@ class Gauges:
 
         def look():
             while not over.is_set():
-                page = self.read()
-                seen.update({name: max(seen[name], page[name]) for name in names})
+                # The desk may be away.
+                with contextlib.suppress(requests.ConnectionError):
+                    page = self.read()
+                    seen.update({name: max(seen[name], page[name]) for name in names})
                 over.wait(0.05)
 
         thread = threading.Thread(target=look)
