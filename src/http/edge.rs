@@ -1,8 +1,9 @@
 //! The outermost layer: what is true of every request and every response.
 //!
-//! Each request gets an identifier. One that may change something gets a task of its own, which runs to its end even when the
-//! client has gone, so that a unit of work is never cut in the middle. A panic becomes a 500 that takes nothing else along. Each response
-//! gets the identifier, the security headers, and `Cache-Control: no-store` unless its handler knows better.
+//! Each request gets an identifier. One that may change something gets a task of its own, which runs to its end even when
+//! the client has gone, so that a unit of work is never cut in the middle. A panic becomes a 500 that takes nothing else
+//! along. Each response gets the identifier, the security headers, and `Cache-Control: no-store` unless its handler knows
+//! better.
 
 use std::{
     future::Future,

@@ -45,6 +45,13 @@ async fn login_from(desk: &Desk, source: &str, user: &str, password: &str) -> re
     client.post(format!("{}/token", desk.url)).form(&form).send().await.unwrap()
 }
 
+/// Reads keys so many times.
+pub(crate) async fn read_often(desk: &Desk, key: &str, times: usize) {
+    for _ in 0..times {
+        assert_eq!(desk.get("/llm-keys").bearer_auth(key).send().await.unwrap().status(), 200);
+    }
+}
+
 async fn read_from(desk: &Desk, source: &str, key: &str) -> u16 {
     let client = reqwest::Client::builder().local_address(Some(source.parse().unwrap())).build().unwrap();
     let request = client.get(format!("{}/llm-keys", desk.url)).bearer_auth(key);
@@ -131,11 +138,7 @@ async fn key_reads_are_compared_with_the_principal_s_own_past() {
     let desk = Desk::furnished().await;
     let key = api_key(&desk, "alice", "llm-keys:read").await;
     let mut watch = watch(&desk).await;
-    let read = async |times: usize| {
-        for _ in 0..times {
-            assert_eq!(desk.get("/llm-keys").bearer_auth(&key).send().await.unwrap().status(), 200);
-        }
-    };
+    let read = async |times| read_often(&desk, &key, times).await;
     read(30).await;
     watch.round().await;
     assert_eq!(raised(&desk, "unusual_key_reads").await.len(), 0, "who has no past is given a hundred");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::{SqliteConnection, query, query_scalar, raw_sql};
 
 use crate::{
-    alarms::{raised, subjects, watch},
+    alarms::{raised, read_often, subjects, watch},
     asker::api_key,
     desk::{Desk, START},
 };
@@ -108,11 +108,7 @@ async fn the_past_is_looked_up_again_before_somebody_is_told() {
     let desk = Desk::furnished().await;
     let key = api_key(&desk, "alice", "llm-keys:read").await;
     let mut watch = watch(&desk).await;
-    let read = async |times: usize| {
-        for _ in 0..times {
-            assert_eq!(desk.get("/llm-keys").bearer_auth(&key).send().await.unwrap().status(), 200);
-        }
-    };
+    let read = async |times| read_often(&desk, &key, times).await;
     read(1).await;
     watch.round().await;
     desk.clock.advance(Duration::from_hours(1));
