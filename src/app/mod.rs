@@ -50,7 +50,7 @@ pub use authenticate::Presented;
 pub use book::{Fault, Kind as FaultKind, Report};
 pub use error::{Cause, Error};
 
-pub use crate::store::audit_events::Filter as AuditFilter;
+pub use crate::store::{Held, audit_events::Filter as AuditFilter};
 
 use crate::{
     crypto::{jwt::Algorithm, keyring::Keyring, password::PasswordPool},
@@ -64,6 +64,9 @@ use crate::{
 
 /// How often a request is decided, because access was changed in the middle of it, before it is told to come back.
 pub const MOST_DECISIONS: usize = 10;
+/// After how many decisions it holds back the changes of this process until one stands: where there is always another change,
+/// nobody would get a key.
+const FREE_DECISIONS: usize = 3;
 
 /// What an operator decides about the operations.
 #[derive(Clone, Debug)]
@@ -163,6 +166,11 @@ impl App {
     /// An identifier under which a request is logged, answered and written in the book.
     pub fn new_request_id(&self) -> String {
         format!("req_{}", self.new_id())
+    }
+
+    /// What a request keeps for its next decision after so many that no longer stood when they were written down.
+    pub async fn decide_after(&self, decisions: usize) -> Result<Option<Held>, Error> {
+        if decisions < FREE_DECISIONS { Ok(None) } else { Ok(Some(self.store.hold_changes().await?)) }
     }
 
     /// The settings, as far as clients may know them.

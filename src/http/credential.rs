@@ -16,7 +16,7 @@ use poem_openapi::{
 
 use super::{edge::origin, error::problem, observe::Visit};
 use crate::{
-    app::{App, Error, MOST_DECISIONS, Presented},
+    app::{App, Error, Held, MOST_DECISIONS, Presented},
     model::{Action, Caller},
     secret::Secret,
 };
@@ -63,9 +63,9 @@ pub(super) struct DescribesOAuth2;
 /// The authenticated asker.
 pub(super) struct Authenticated(pub(super) Caller);
 
-/// The authenticated asker of a key read, and how often the request has been decided. Only here is what other processes have
-/// changed not asked for first, because the book asks for it before a key leaves.
-pub(super) struct KeyReader(pub(super) Caller, usize);
+/// The authenticated asker of a key read, how often the request has been decided, and what it keeps for deciding it again. Only
+/// here is what other processes have changed not asked for first, because the book asks for it before a key leaves.
+pub(super) struct KeyReader(pub(super) Caller, usize, Option<Held>);
 
 /// Describes an operation that anybody may call.
 pub(super) struct Public;
@@ -128,7 +128,7 @@ macro_rules! authenticates {
     };
 }
 authenticates!(Authenticated, request => async { app(request).notice().await?; caller(request).await.map(Self) });
-authenticates!(KeyReader, request => async { caller(request).await.map(|caller| Self(caller, 1)) });
+authenticates!(KeyReader, request => async { caller(request).await.map(|caller| Self(caller, 1, None)) });
 
 impl KeyReader {
     /// Whether a request is to be decided again, because access was changed in the middle of it: then who asks is proven
@@ -141,7 +141,10 @@ impl KeyReader {
         if !matches!(decided, Err(Error::Stale)) || self.1 == MOST_DECISIONS {
             return Ok(false);
         }
-        *self = Self(caller(request).await?, self.1 + 1);
+        // Given back first: the line is waited for once more, behind the changes that have waited meanwhile.
+        self.2 = None;
+        let held = app(request).decide_after(self.1).await?;
+        *self = Self(caller(request).await?, self.1 + 1, held);
         Ok(true)
     }
 }

@@ -34,6 +34,8 @@ pub(super) use row::{Read, Row};
 pub(super) use statement::{Statement, sql};
 use writer::{Turn, Writer};
 
+pub use writer::Held;
+
 /// How long a request waits for a connection, and then for another process's lock, before it is told to come back. Both
 /// together are less than the five seconds after which clients give up.
 const WAIT: Duration = Duration::from_secs(2);
@@ -180,6 +182,12 @@ impl Store {
     /// reads must not wait for them.
     pub async fn begin_ahead(&self) -> Result<Tx, StoreError> {
         self.begin_at(self.write.turn_ahead()).await
+    }
+
+    /// While the answer is kept, no unit of work of this process begins but the book's: what is decided meanwhile stands when it
+    /// is written down, unless another process changes something. Whoever keeps it must not begin one.
+    pub async fn hold_changes(&self) -> Result<Held, StoreError> {
+        Ok(self.write.hold().await?)
     }
 
     async fn begin_at(

@@ -36,7 +36,8 @@ def test_kill_9_loses_nothing(new_desk, tmp_path):
         # One that is killed at once has not acknowledged everything of which there is little.
         assert history.reads
         rotations += len(history.acknowledged)
-        exchanged = history if history.spent else exchanged
+        # Of one session at least so many tokens were spent that the first is beyond a lost answer.
+        exchanged = history if any(len(tokens) > 2 for tokens in history.spent.values()) else exchanged
         assert took < 5
     assert rotations and exchanged
     # The desk still does all that it did.

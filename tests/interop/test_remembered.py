@@ -198,3 +198,28 @@ def test_what_is_known_is_known_as_what_it_is(desk, warm):
     # And the other way round: refused first, and then shown as what it is.
     fresh = desk.login("admin", PASSWORD)
     assert [status(desk, {"X-API-Key": fresh}), status(desk, bearer(fresh)), status(desk, {"X-API-Key": fresh})] == [401, 200, 401]
+
+
+def test_where_there_is_always_another_change_keys_are_handed_out(desk):
+    """What was decided before a change is decided again: not for ever, however many changes wait for their turn."""
+    over, refused = threading.Event(), []
+
+    def change(number):
+        admin = administrator(desk)
+        while not over.is_set():
+            set_key(desk, admin, f"provider-{number}", f"sk-{secrets.token_hex(20)}")
+
+    threads = [threading.Thread(target=change, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    try:
+        with requests.Session() as session:
+            for _ in range(100):
+                answer = session.get(f"{desk.url}/llm-keys", headers={"X-API-Key": desk.service_api_key}, timeout=30)
+                if answer.status_code != 200:
+                    refused.append(answer.text)
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert not refused, (len(refused), refused[0])

@@ -2,7 +2,8 @@
 //!
 //! Not in a pool: a pool asks a connection whether it is still there whenever it is taken and given back, and each of that is
 //! a way to SQLite's thread and back, which every commit would wait for. Those who wait for the connection get it in the
-//! order in which they came; only the writer of the book stands in no line, and waits for one of them at most.
+//! order in which they came; only the writer of the book stands in no line, and waits for one of them at most. Whoever cannot
+//! come to a decision because there is always another change can hold the line back for a moment.
 
 use std::{
     ops::{Deref, DerefMut},
@@ -15,7 +16,7 @@ use sqlx::{
 };
 use tokio::{
     runtime::Handle,
-    sync::{Mutex, OwnedMutexGuard},
+    sync::{Mutex, OwnedMutexGuard, OwnedRwLockReadGuard, RwLock},
     time::timeout,
 };
 
@@ -36,9 +37,13 @@ enum Place {
 pub(super) struct Writer {
     options: SqliteConnectOptions,
     place: Arc<Mutex<Place>>,
-    /// Held by who is next.
-    line: Arc<Mutex<()>>,
+    /// Written by who is next, read by those who hold the line back: many may at a time.
+    line: Arc<RwLock<()>>,
 }
+
+/// While this is kept, nobody comes to the connection who stands in line.
+#[derive(Debug)]
+pub struct Held(#[expect(dead_code, reason = "the line goes on when it is dropped")] OwnedRwLockReadGuard<()>);
 
 /// The connection, for as long as this is kept.
 #[derive(Debug)]
@@ -57,7 +62,7 @@ impl Writer {
     /// Waits for the connection, but not for long.
     pub(super) async fn turn(&self) -> Result<Turn, sqlx::Error> {
         self.take(async {
-            let _next = self.line.lock().await;
+            let _next = self.line.write().await;
             Arc::clone(&self.place).lock_owned().await
         })
         .await
@@ -66,6 +71,12 @@ impl Writer {
     /// The same ahead of the line.
     pub(super) async fn turn_ahead(&self) -> Result<Turn, sqlx::Error> {
         self.take(Arc::clone(&self.place).lock_owned()).await
+    }
+
+    /// Waits for its place in the line, and holds back who comes behind.
+    pub(super) async fn hold(&self) -> Result<Held, sqlx::Error> {
+        let line = timeout(WAIT, Arc::clone(&self.line).read_owned()).await;
+        Ok(Held(line.map_err(|_| sqlx::Error::PoolTimedOut)?))
     }
 
     async fn take(&self, place: impl Future<Output = OwnedMutexGuard<Place>>) -> Result<Turn, sqlx::Error> {
