@@ -168,7 +168,8 @@ impl App {
         format!("req_{}", self.new_id())
     }
 
-    /// What a request keeps for its next decision after so many that no longer stood when they were written down.
+    /// What a request keeps for its next decisions after so many that no longer stood when they were written down. A change that
+    /// is under way already can still be among them.
     pub async fn decide_after(&self, decisions: usize) -> Result<Option<Held>, Error> {
         if decisions < FREE_DECISIONS { Ok(None) } else { Ok(Some(self.store.hold_changes().await?)) }
     }

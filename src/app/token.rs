@@ -53,11 +53,14 @@ impl App {
         let mut event = AuditEvent::anonymous(&origin, Action::TokenIssue);
         let mut decided = self.grant(&mut request, &mut event).await;
         // Access was changed in the middle: the client is authenticated again, and its token signed again.
+        let mut held = None;
         for decisions in 1..MOST_DECISIONS {
             if !matches!(decided, Err(Error::Stale)) {
                 break;
             }
-            let _held = self.decide_after(decisions).await?;
+            if held.is_none() {
+                held = self.decide_after(decisions).await?;
+            }
             event = AuditEvent::anonymous(&origin, Action::TokenIssue);
             decided = self.grant(&mut request, &mut event).await;
         }

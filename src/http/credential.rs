@@ -141,10 +141,10 @@ impl KeyReader {
         if !matches!(decided, Err(Error::Stale)) || self.1 == MOST_DECISIONS {
             return Ok(false);
         }
-        // Given back first: the line is waited for once more, behind the changes that have waited meanwhile.
-        self.2 = None;
-        let held = app(request).decide_after(self.1).await?;
-        *self = Self(caller(request).await?, self.1 + 1, held);
+        if self.2.is_none() {
+            self.2 = app(request).decide_after(self.1).await?;
+        }
+        (self.0, self.1) = (caller(request).await?, self.1 + 1);
         Ok(true)
     }
 }

@@ -8,10 +8,13 @@ import asyncio
 import collections
 import json
 import random
+import secrets
 import string
+import threading
 import time
 
 import pytest
+import requests
 
 from conftest import FULL, PASSWORD, seed
 from gauges import Gauges

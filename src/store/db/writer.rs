@@ -43,7 +43,9 @@ pub(super) struct Writer {
 
 /// While this is kept, nobody comes to the connection who stands in line.
 #[derive(Debug)]
-pub struct Held(#[expect(dead_code, reason = "the line goes on when it is dropped")] OwnedRwLockReadGuard<()>);
+pub struct Held(
+    #[expect(dead_code, reason = "the line goes on when it is dropped")] OwnedRwLockReadGuard<()>,
+);
 
 /// The connection, for as long as this is kept.
 #[derive(Debug)]
