@@ -32,7 +32,7 @@ use keydesk::{
         audit::RecordedEvent, chain,
     },
     secret::Secret,
-    store::{Store, audit_events},
+    store::{Database, Store, audit_events},
 };
 use poem::{Response, http::header};
 use tokio::runtime::Runtime;
@@ -177,7 +177,9 @@ const COMMIT: usize = 8 * (4096 + 24);
 fn commit(criterion: &mut Criterion) {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
     let runtime = Runtime::new().expect("a runtime");
-    let store = runtime.block_on(Store::open(&folder.path().join("bench.db"), true)).expect("a database");
+    let store = runtime
+        .block_on(Store::open(&Database::File(folder.path().join("bench.db")), true))
+        .expect("a database");
     let keys = keyring().audit();
     let stream = id();
     let mut end = Head { stream, seq: 0, mac: None };

@@ -29,7 +29,7 @@ pub use secrets::Secrets;
 pub(crate) use secrets::trim_newline;
 
 use crate::{
-    app::limits::Limits,
+    app::{desk::Database, limits::Limits},
     crypto::jwt::Algorithm,
     model::{Network, Networks, PasswordPolicy, Rate, password::MAX_PASSWORD_BYTES},
 };
@@ -65,8 +65,8 @@ pub struct Config {
     pub connections_per_source: usize,
     /// How often somebody may ask.
     pub limits: Limits,
-    /// The SQLite database.
-    pub database: PathBuf,
+    /// The database.
+    pub database: Database,
     /// The file of the key-encryption key.
     pub kek_file: PathBuf,
     /// Access tokens.
@@ -290,19 +290,27 @@ fn scheme(tls: bool) -> &'static str {
     if tls { "https" } else { "http" }
 }
 
-fn database(layers: &mut Layers, data_dir: &Path) -> Result<PathBuf, Error> {
-    if layers.is_given(&keys::DATABASE_URL) {
-        return layers.checked(&keys::DATABASE_URL, sqlite_path);
+/// Of a URL with a password only the rest is shown.
+fn database(layers: &mut Layers, data_dir: &Path) -> Result<Database, Error> {
+    if !layers.is_given(&keys::DATABASE_URL) {
+        let path = data_dir.join("keydesk.db");
+        layers.derive(&keys::DATABASE_URL, format_args!("sqlite://{}", path.display()));
+        return Ok(Database::File(path));
     }
-    let path = data_dir.join("keydesk.db");
-    layers.derive(&keys::DATABASE_URL, format_args!("sqlite://{}", path.display()));
-    Ok(path)
+    let found = layers.checked(&keys::DATABASE_URL, |url| {
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            url.parse().map(Database::Server).map_err(str::to_owned)
+        } else {
+            sqlite_path(url).map(Database::File)
+        }
+    })?;
+    if let Database::Server(server) = &found {
+        layers.show_instead(&keys::DATABASE_URL, format!("postgres://… ({server})"));
+    }
+    Ok(found)
 }
 
 fn sqlite_path(url: &str) -> Result<PathBuf, String> {
-    if url.starts_with("postgres:") || url.starts_with("postgresql:") {
-        return wrong("names a PostgreSQL database, which this version does not support yet");
-    }
     match url.strip_prefix("sqlite://") {
         Some(path) if path.contains('?') => wrong("has options after a '?', and none is known"),
         Some(path) if path.is_empty() || path.ends_with('/') || path == ":memory:" => {

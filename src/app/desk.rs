@@ -1,7 +1,8 @@
 //! Opening the desk: the first start makes everything, every other start finds it or refuses and says why.
 //!
 //! The first start works on `<database>.init` and renames it when it is whole, so that a half-made desk is never taken
-//! for one. Nothing is written to an existing database before the key-encryption key has been checked against it.
+//! for one. On PostgreSQL there is a desk as soon as there is a principal, who comes last; of processes that start at once,
+//! one makes it. Nothing is written to an existing database before the key-encryption key has been checked against it.
 
 use std::{
     fs, io,
@@ -30,14 +31,16 @@ use crate::{
     metrics::Metrics,
     model::{Action, AuditEvent, Caller, Principal, PrincipalKind, Project, ProjectName, Role, Scope},
     secret::Secret,
-    store::{Store, grants, keys, principals, projects},
+    store::{Alone, Store, StoreError, grants, keys, principals, projects},
 };
+
+pub use crate::store::{Database, Server};
 
 /// Where a desk lives.
 #[derive(Clone, Debug)]
 pub struct Location {
-    /// The SQLite database.
-    pub database: PathBuf,
+    /// The database.
+    pub database: Database,
     /// The file of the key-encryption key.
     pub kek_file: PathBuf,
 }
@@ -49,43 +52,54 @@ pub struct FirstStart {
     pub admin: &'static str,
 }
 
-/// Held by a running server: the other one on the same database stops.
+/// Held by a server while it starts, and on SQLite for as long as it runs.
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "the lock is released when the file is closed")] fs::File);
+pub enum Lock {
+    /// The other server on the same file stops.
+    Serving(fs::File),
+    /// Another one that starts at the same time waits.
+    Starting(Alone),
+}
+
+impl Lock {
+    /// The server has started: others may, where there may be several.
+    pub fn started(self) -> Option<Self> {
+        Some(self).filter(|lock| matches!(lock, Self::Serving(_)))
+    }
+}
 
 impl Location {
     /// Whether there is a desk here.
-    pub fn exists(&self) -> bool {
-        self.database.exists()
+    pub async fn exists(&self) -> Result<bool, Error> {
+        if let Database::File(file) = &self.database {
+            return Ok(file.exists());
+        }
+        match Store::inspect(&self.database).await {
+            Ok(mut db) => principals::is_any(&mut db).await.map_err(|error| self.unusable(error)),
+            Err(StoreError::NotOurs(_)) => Ok(false),
+            Err(error) => Err(self.unusable(error)),
+        }
     }
 
-    fn beside(&self, suffix: &str) -> PathBuf {
-        let mut name = self.database.clone().into_os_string();
-        name.push(suffix);
-        name.into()
-    }
-
-    /// Makes this process the only server of the desk, creating its directory if need be.
-    pub fn lock(&self) -> Result<Lock, Error> {
-        let directory = self.database.parent().unwrap_or(Path::new("."));
-        create_private_directory(directory).map_err(|error| refuse("cannot create", directory, &error))?;
-        let path = self.beside(".lock");
-        let open = fs::OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(&path);
-        let file = open.map_err(|error| refuse("cannot open", &path, &error))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Lock(file)),
-            Err(fs::TryLockError::WouldBlock) => Err(Error::Refused(format!(
-                "another keydesk serves {} already; stop it first, or give this one a data directory of its own",
-                self.database.display()
-            ))),
-            Err(fs::TryLockError::Error(error)) => Err(refuse("cannot lock", &path, &error)),
+    /// Makes this process the only server of the desk that starts, or, on SQLite, the only one there is.
+    pub async fn lock(&self) -> Result<Lock, Error> {
+        match &self.database {
+            Database::File(file) => lock_file(file).map(Lock::Serving),
+            Database::Server(server) => {
+                server.hold_alone().await.map(Lock::Starting).map_err(|error| self.unusable(error))
+            }
         }
     }
 
     /// Whether a server holds the desk at this moment.
-    pub fn is_served(&self) -> bool {
-        let file = fs::OpenOptions::new().write(true).open(self.beside(".lock"));
-        file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock)))
+    pub async fn is_served(&self) -> bool {
+        match &self.database {
+            Database::File(database) => {
+                let file = fs::OpenOptions::new().write(true).open(beside(database, ".lock"));
+                file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock)))
+            }
+            Database::Server(server) => server.is_served().await.unwrap_or(false),
+        }
     }
 
     /// Reads the KEK, which must exist and be readable by its owner only, or be root's.
@@ -98,7 +112,7 @@ impl Location {
                     "the key-encryption key {} is missing, and without it the database {} cannot be opened; restore \
                      the file from where you keep it",
                     path.display(),
-                    self.database.display()
+                    self.database
                 )));
             }
             Err(error) => return Err(refuse("cannot read the key-encryption key", path, &error)),
@@ -141,33 +155,61 @@ impl Location {
         surroundings: Surroundings,
         admin_password: Secret,
     ) -> Result<FirstStart, Error> {
+        let app = match &self.database {
+            Database::File(database) => self.draft(database, settings, surroundings).await?,
+            Database::Server(_) => self.begin_on_server(settings, surroundings).await?,
+        };
+        app.settle_in(caller, admin_password).await?;
+        app.close().await;
+        if let Database::File(database) = &self.database {
+            fs::rename(beside(database, DRAFT), database)
+                .map_err(|error| refuse("cannot create", database, &error))?;
+            let directory = database.parent().unwrap_or(Path::new("."));
+            sync_directory(directory).map_err(|error| refuse("cannot write to", directory, &error))?;
+        }
+        Ok(FirstStart { admin: ADMIN })
+    }
+
+    /// An empty desk beside the place where it belongs.
+    async fn draft(
+        &self,
+        database: &Path,
+        settings: Settings,
+        surroundings: Surroundings,
+    ) -> Result<App, Error> {
         let kek = self.kek_or_new(&surroundings)?;
-        let draft = self.beside(".init");
         for leftover in ["", "-wal", "-shm"] {
-            let path = self.beside(&format!(".init{leftover}"));
+            let path = beside(database, &format!("{DRAFT}{leftover}"));
             if path.exists() {
                 fs::remove_file(&path).map_err(|error| refuse("cannot remove", &path, &error))?;
             }
         }
+        let draft = beside(database, DRAFT);
         write_private_file(&draft, "").map_err(|error| refuse("cannot create", &draft, &error))?;
-        let store = Store::open(&draft, true).await?;
+        let store = Store::open(&Database::File(draft), true).await?;
         insert_data_keys(&store, &kek, &surroundings).await?;
-        let app = App::assemble(store, &kek, settings, surroundings).await?;
-        app.settle_in(caller, admin_password).await?;
-        app.close().await;
-        fs::rename(&draft, &self.database)
-            .map_err(|error| refuse("cannot create", &self.database, &error))?;
-        let directory = self.database.parent().unwrap_or(Path::new("."));
-        sync_directory(directory).map_err(|error| refuse("cannot write to", directory, &error))?;
-        Ok(FirstStart { admin: ADMIN })
+        App::assemble(store, &kek, settings, surroundings).await
+    }
+
+    /// An empty desk in the database of a server. A first start that did not come to its end has left its keys there.
+    async fn begin_on_server(&self, settings: Settings, surroundings: Surroundings) -> Result<App, Error> {
+        let store = Store::open(&self.database, true).await.map_err(|error| self.unusable(error))?;
+        let is_new = keys::data_keys(&mut store.read().await?).await?.is_empty();
+        let kek = if is_new { self.kek_or_new(&surroundings)? } else { self.kek()? };
+        if is_new {
+            insert_data_keys(&store, &kek, &surroundings).await?;
+        }
+        self.check_untouched(&kek).await?;
+        App::assemble(store, &kek, settings, surroundings).await
     }
 
     /// Opens the desk that is here.
     pub async fn open(&self, settings: Settings, surroundings: Surroundings) -> Result<App, Error> {
-        if !self.exists() {
+        if !self.exists().await? {
             return Err(Error::Refused(format!(
-                "there is no desk at {}; `keydesk serve` makes one, or name the right place with --data-dir",
-                self.database.display()
+                "there is no desk at {}; `keydesk serve` makes one, or name the right place with --data-dir or \
+                 DATABASE_URL",
+                self.database
             )));
         }
         let kek = self.kek()?;
@@ -178,10 +220,12 @@ impl Location {
 
     /// Looks whether database and KEK belong together, without changing either.
     async fn check_untouched(&self, kek: &Kek) -> Result<(), Error> {
-        if fs::metadata(&self.database).is_ok_and(|metadata| metadata.len() == 0) {
+        if let Database::File(file) = &self.database
+            && fs::metadata(file).is_ok_and(|metadata| metadata.len() == 0)
+        {
             return Err(Error::Refused(format!(
                 "the database {} is empty: restore it from a backup, or remove it to start a new desk",
-                self.database.display()
+                self.database
             )));
         }
         let mut db = Store::inspect(&self.database).await.map_err(|error| self.unusable(error))?;
@@ -191,17 +235,42 @@ impl Location {
                 "the key-encryption key {} is not the one that the database {} was sealed with; put the right file \
                  there, or name it in kek.file",
                 self.kek_file.display(),
-                self.database.display()
+                self.database
             )));
         }
         Ok(())
     }
 
     fn unusable(&self, error: impl std::fmt::Display) -> Error {
-        Error::Refused(format!("the database {} cannot be used: {error}", self.database.display()))
+        Error::Refused(format!("the database {} cannot be used: {error}", self.database))
     }
 }
 
+fn beside(database: &Path, suffix: &str) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Creates the directory of the database, if need be.
+fn lock_file(database: &Path) -> Result<fs::File, Error> {
+    let directory = database.parent().unwrap_or(Path::new("."));
+    create_private_directory(directory).map_err(|error| refuse("cannot create", directory, &error))?;
+    let path = beside(database, ".lock");
+    let open = fs::OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(&path);
+    let file = open.map_err(|error| refuse("cannot open", &path, &error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(Error::Refused(format!(
+            "another keydesk serves {} already; stop it first, or give this one a data directory of its own",
+            database.display()
+        ))),
+        Err(fs::TryLockError::Error(error)) => Err(refuse("cannot lock", &path, &error)),
+    }
+}
+
+/// What is added to the name of a database that is not yet whole.
+const DRAFT: &str = ".init";
 /// The user that the first start makes.
 const ADMIN: &str = "admin";
 

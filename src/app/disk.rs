@@ -12,9 +12,9 @@ pub struct Disk {
 }
 
 impl App {
-    /// The disk at this moment; `None` if the system does not say.
+    /// The disk at this moment; `None` if it is another machine's, or the system does not say.
     pub fn disk(&self) -> Option<Disk> {
-        let disk = rustix::fs::statvfs(self.store.file()).ok()?;
+        let disk = rustix::fs::statvfs(self.store.file()?).ok()?;
         Some(Disk {
             size: disk.f_blocks.saturating_mul(disk.f_frsize),
             free: disk.f_bavail.saturating_mul(disk.f_frsize),

@@ -25,13 +25,13 @@ impl App {
             signing_key_activated_at: self.signing_keys.activated_at(self.now()).map(seconds),
             certificate_expires_at: self.certificate_expires_at().map(seconds),
             certificates_refused: self.certificates_refused(),
-            database_bytes: self.store.size().ok(),
             ..State::default()
         };
         if let Some(disk) = self.disk() {
             (state.disk_bytes, state.disk_free_bytes) = (Some(disk.size), Some(disk.free));
         }
         let asked = tokio::time::timeout(PATIENCE, async {
+            state.database_bytes = self.store.size().await.ok();
             let ready = self.readiness().await;
             state.ready = ready.into_iter().map(|check| (check.name, check.ok)).collect();
             self.observe_keys(&mut state).await

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::{App, Error};
-use crate::store::{keys, throttles, token_families};
+use crate::store::{Hearing, keys, throttles, token_families};
 
 /// How often to look whether another process has changed something; a revocation elsewhere is in force within a second.
 const WATCH: Duration = Duration::from_millis(250);
@@ -24,6 +24,7 @@ impl App {
     pub async fn upkeep(self: Arc<Self>) {
         tokio::join!(
             every(WATCH, "could not look for changes", || self.notice()),
+            self.hear(),
             every(SECOND, "could not write down what was turned away", || self.record_shed()),
             every(SECOND, "could not remember which API keys were used", || self.record_uses()),
             every(SECOND, "could not make a checkpoint of the book", || self.make_due_checkpoint(false)),
@@ -37,6 +38,22 @@ impl App {
     pub async fn notice(&self) -> Result<(), Error> {
         keys::revision(&mut self.store.read().await?).await?;
         self.view().await.map(drop)
+    }
+
+    /// Begins a new view as soon as the database says that there is a reason.
+    async fn hear(&self) {
+        let mut hearing = Hearing::default();
+        loop {
+            let heard = self.store.heard_of_change(&mut hearing).await.map_err(Error::from);
+            let noticed = match heard {
+                Ok(()) => self.notice().await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = noticed {
+                tracing::debug!(%error, "could not hear of changes; they are looked for meanwhile");
+                tokio::time::sleep(SECOND).await;
+            }
+        }
     }
 
     /// Forgets sessions, revocations, throttles and messages that are over, and replaces an old signing key.

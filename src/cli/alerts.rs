@@ -85,7 +85,7 @@ async fn test(desk: &Desk, config: &Config, environment: &Environment) -> Result
         ));
     }
     let mut endpoints = Vec::new();
-    if !desk::location(config).is_served() {
+    if !desk::location(config).is_served().await {
         endpoints = self::endpoints(config, environment.secrets()?.webhook_key)?;
     }
     let id = desk.app.raise_test_alarm(&desk.caller).await?;

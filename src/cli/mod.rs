@@ -238,7 +238,7 @@ async fn at_desk(
 ) -> Result<(), Failure> {
     let desk = Desk::open(config, out).await?;
     // A server makes the checkpoints, and knows where to send them. Whoever looks at the book vouches for nothing in it.
-    let anchors = !matches!(command, AtDesk::Audit { .. }) && !desk::location(config).is_served();
+    let anchors = !matches!(command, AtDesk::Audit { .. }) && !desk::location(config).is_served().await;
     let result = match command {
         AtDesk::User { command } => users::run(&desk, command).await,
         AtDesk::ServiceAccount { command } => service_accounts::run(&desk, command).await,

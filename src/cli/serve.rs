@@ -55,8 +55,10 @@ pub(super) async fn run(config: &Config, environment: Environment) -> Result<(),
     let endpoints = alerts::endpoints(config, secrets.webhook_key.take())?;
     let tls = load_tls(config)?;
     let location = desk::location(config);
-    check_admin_password(config, &location, &secrets)?;
-    let _lock = location.lock()?;
+    if !location.exists().await? {
+        check_admin_password(config, &secrets)?;
+    }
+    let lock = location.lock().await?;
     let listener = bind(config.listen, "--listen")?;
     let address = listener.local_addr().map_err(|error| Failure::because("cannot listen", &error))?;
     let metrics = match config.metrics_listen {
@@ -66,12 +68,13 @@ pub(super) async fn run(config: &Config, environment: Environment) -> Result<(),
     let issuer = config.issuer(address);
     let settings = desk::settings(config, issuer.clone());
     let caller = desk::caller();
-    let admin = if location.exists() {
+    let admin = if location.exists().await? {
         None
     } else {
         Some(first_start(config, &location, &settings, &caller, secrets.admin_password.take()).await?)
     };
     let app = location.open(settings, desk::surroundings()).await?;
+    let _lock = lock.started();
     app.ensure_signing_key(&caller).await?;
     let imported = app.import(&caller, &secrets.found).await?;
     drop(secrets);
@@ -133,10 +136,8 @@ async fn until_stopped(
 }
 
 /// Before anything is made: the password that the first admin would get.
-fn check_admin_password(config: &Config, location: &Location, secrets: &Secrets) -> Result<(), Failure> {
-    let Some(password) = secrets.admin_password.as_ref().filter(|_| !location.exists()) else {
-        return Ok(());
-    };
+fn check_admin_password(config: &Config, secrets: &Secrets) -> Result<(), Failure> {
+    let Some(password) = &secrets.admin_password else { return Ok(()) };
     let checked = config.password_policy.check(&admin_name()?, &normalise(password));
     checked.map_err(|error| Failure::because("KEYDESK_ADMIN_PASSWORD cannot be used", &error))
 }

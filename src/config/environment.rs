@@ -9,7 +9,7 @@ use super::{Error, Key, secrets};
 /// The prefix of our own variables. An unknown variable that begins with it is an error.
 pub(super) const PREFIX: &str = "KEYDESK_";
 /// Common names that others have given to things we understand.
-const SHARED: [&str; 2] = ["DATABASE_URL", "RUST_LOG"];
+const SHARED: [&str; 3] = ["DATABASE_URL", "DATABASE_URL_FILE", "RUST_LOG"];
 
 /// The variables that concern us, and no others. Some hold secrets, so it prints their names only and is wiped when dropped.
 #[derive(Default)]

@@ -166,7 +166,7 @@ pub const DATABASE_URL: Key = Key {
     name: "database.url",
     default: Default::Derived("sqlite://DATA_DIR/keydesk.db"),
     kind: Kind::Text,
-    allowed: "sqlite://PATH",
+    allowed: "sqlite://PATH or postgres://USER:PASSWORD@HOST:PORT/DATABASE",
     meaning: "the database; DATABASE_URL is read too, if KEYDESK_DATABASE__URL is not set",
 };
 
@@ -401,7 +401,7 @@ pub const KEYS: &[Key] = &[
 ];
 
 /// Keys whose values are secrets, so that their variables have a `…_FILE` form as well.
-pub(super) const SECRET: &[&Key] = &[&ALERTS_WEBHOOK_URL, &AUDIT_CHECKPOINT_WEBHOOK_URL];
+pub(super) const SECRET: &[&Key] = &[&DATABASE_URL, &ALERTS_WEBHOOK_URL, &AUDIT_CHECKPOINT_WEBHOOK_URL];
 
 /// The one of `known` that is most like `typed`, for people who mistyped it.
 pub(super) fn nearest(typed: &str, known: impl IntoIterator<Item = String>) -> String {

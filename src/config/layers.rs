@@ -10,6 +10,7 @@ use super::{
     keys::{self, Default, Kind, nearest},
     secrets,
 };
+use crate::secret::Secret;
 
 /// The file that is read when nobody names one.
 const FILE: &str = "keydesk.toml";
@@ -142,9 +143,7 @@ impl Layers {
     }
 
     fn read_environment(&mut self, environment: &Environment) -> Result<(), Error> {
-        if let Some(text) = environment.text(DATABASE_URL)? {
-            self.put(&keys::DATABASE_URL, text, Source::Variable(DATABASE_URL.to_owned()));
-        }
+        self.read_secret(&keys::DATABASE_URL, environment.secret(DATABASE_URL)?);
         self.read_secrets(environment)?;
         for name in environment.ours() {
             let value = environment.text(name)?.unwrap_or_default();
@@ -164,17 +163,21 @@ impl Layers {
     }
 
     /// Keys whose values may come in files, as other secrets do.
+    fn read_secrets(&mut self, environment: &Environment) -> Result<(), Error> {
+        for key in keys::SECRET {
+            self.read_secret(key, environment.secret(&key.variable())?);
+        }
+        Ok(())
+    }
+
     #[expect(
         clippy::disallowed_methods,
         reason = "the layer holds texts; what is shown of them is cut by whoever checks them"
     )]
-    fn read_secrets(&mut self, environment: &Environment) -> Result<(), Error> {
-        for key in keys::SECRET {
-            if let Some((variable, text)) = environment.secret(&key.variable())? {
-                self.put(key, text.expose(), Source::Variable(variable));
-            }
+    fn read_secret(&mut self, key: &Key, found: Option<(String, Secret)>) {
+        if let Some((variable, text)) = found {
+            self.put(key, text.expose(), Source::Variable(variable));
         }
-        Ok(())
     }
 
     /// Whether any layer gives the key.

@@ -28,7 +28,7 @@ fn the_defaults_are_what_the_table_says() {
     assert_eq!(config.data_dir, Path::new("./keydesk-data"));
     assert_eq!(config.listen.to_string(), "127.0.0.1:8000");
     assert_eq!(config.public_url, None);
-    assert_eq!(config.database, Path::new("./keydesk-data/keydesk.db"));
+    assert_eq!(config.database.to_string(), "./keydesk-data/keydesk.db");
     assert_eq!(config.kek_file, Path::new("./keydesk-data/kek"));
     assert_eq!(config.token.algorithm, Algorithm::EdDsa);
     assert_eq!(config.token.access_ttl, Duration::from_mins(10));
@@ -160,11 +160,7 @@ fn what_is_wrong_is_said_without_repeating_the_value() {
         (&keys::TLS_CLIENT_CA_FILE, "SECRET", Some("is of no use alone")),
         (&keys::LIMITS_CONNECTIONS, "0", Some("is too small or too large")),
         (&keys::LIMITS_CONNECTIONS_PER_SOURCE, "SECRET", Some("is not a whole number")),
-        (
-            &keys::DATABASE_URL,
-            "postgres://u:SECRET@h/d",
-            Some("PostgreSQL database, which this version does not"),
-        ),
+        (&keys::DATABASE_URL, "postgres://u:SECRET@h:SECRET/d", Some("is not a PostgreSQL URL")),
         (&keys::DATABASE_URL, "sqlite:keydesk.db", Some("is not a database URL")),
         (&keys::DATABASE_URL, "sqlite://k.db?mode=memory", Some("has options")),
         (&keys::DATABASE_URL, "sqlite://:memory:", Some("does not name a file")),
@@ -294,17 +290,18 @@ fn a_public_url_is_an_issuer() {
 #[test]
 fn database_url_is_an_alias_that_the_longer_name_overrides() {
     let short = ("DATABASE_URL", "sqlite://short.db");
-    assert_eq!(load_with("", &[short]).unwrap().database, Path::new("short.db"));
+    assert_eq!(load_with("", &[short]).unwrap().database.to_string(), "short.db");
     assert_eq!(
-        load_with("database.url = 'sqlite://file.db'", &[short]).unwrap().database,
-        Path::new("short.db")
+        load_with("database.url = 'sqlite://file.db'", &[short]).unwrap().database.to_string(),
+        "short.db"
     );
     let long = ("KEYDESK_DATABASE__URL", "sqlite://long.db");
-    assert_eq!(load_with("", &[short, long]).unwrap().database, Path::new("long.db"));
-    assert!(
-        refused("", &[("DATABASE_URL", "postgres://x")])
-            .starts_with("DATABASE_URL: database.url names a PostgreSQL")
-    );
+    assert_eq!(load_with("", &[short, long]).unwrap().database.to_string(), "long.db");
+    let server = load_with("", &[("DATABASE_URL", "postgres://u:hunter2@db.example/desk")]).unwrap();
+    assert_eq!(server.database.to_string(), "desk at db.example:5432");
+    let shown = server.values.iter().find(|value| value.key.name == "database.url").unwrap();
+    assert_eq!(shown.text, "postgres://… (desk at db.example:5432)");
+    assert!(!format!("{server:?}").contains("hunter2"));
 }
 
 #[test]

@@ -183,7 +183,7 @@ pub async fn remember_networks(tx: &mut Tx, seen: Vec<(Id, String, Timestamp)>) 
     static UPSERT: Pieces = pieces!(
         "insert into alarm_networks (principal_id, network, seen_at) select * from (values ",
         "(?, ?, ?)",
-        ") where column1 is not null \
+        ") as rows where column1 is not null \
          on conflict (principal_id, network) do update set seen_at = excluded.seen_at"
     );
     let bind = |statement: Statement, (principal, network, at): (Id, String, Timestamp)| {
@@ -210,7 +210,7 @@ pub async fn add_reads(tx: &mut Tx, reads: Vec<(Id, i64, i64)>) -> Result<Vec<(I
     static UPSERT: Pieces = pieces!(
         "insert into alarm_reads (principal_id, hour, reads) select * from (values ",
         "(?, ?, ?)",
-        ") where column1 is not null \
+        ") as rows where column1 is not null \
          on conflict (principal_id, hour) do update set reads = alarm_reads.reads + excluded.reads \
          returning principal_id, hour, reads"
     );

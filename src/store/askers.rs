@@ -45,7 +45,7 @@ pub async fn by_token(
                          (select 1 from token_families where id = $3 and revoked_at is not null) as is_revoked \
                          from principals a left join grants g on g.principal_id = a.id \
                          left join projects p on p.id = g.project_id where a.id = $1 order by p.name");
-    let read = |row: &Row<'_>| Ok((read_row(row)?, row.int("is_revoked")? != 0));
+    let read = |row: &Row<'_>| Ok((read_row(row)?, row.is("is_revoked")?));
     Ok(gather(db.all(statement.bind(id).bind(jti).bind(family), read).await?))
 }
 

@@ -66,28 +66,22 @@ pub async fn insert(
     head: Head,
     seal: Mac,
 ) -> Result<(), StoreError> {
-    let put_head =
-        |statement: Statement| statement.bind(head.stream).bind(head.seq).bind(head.mac).bind(seal);
-    for (events, statement) in INSERT.of_after(put_head, events, bind) {
+    for (events, insertion) in INSERT.of(events, bind) {
+        let put = sql("insert into audit_streams (stream, seq, mac, seal) values (?, ?, ?, ?) \
+                       on conflict (stream) do update set seq = excluded.seq, mac = excluded.mac, seal = excluded.seal");
+        let put = put.bind(head.stream).bind(head.seq).bind(head.mac).bind(seal);
         // A trigger that somebody has added could swallow some.
-        if tx.execute(statement).await? != events + 1 {
+        if tx.execute_both(put, insertion).await? != events + 1 {
             return Err(inconsistent("audit_events"));
         }
     }
     Ok(())
 }
 
-/// Puts the head of a stream, and inserts its events.
 static INSERT: Pieces = pieces!(
-    concat!(
-        "insert into audit_streams (stream, seq, mac, seal) values (?, ?, ?, ?) \
-         on conflict (stream) do update set seq = excluded.seq, mac = excluded.mac, seal = excluded.seal; \
-         insert into audit_events (",
-        columns!(),
-        ") select * from (values "
-    ),
+    concat!("insert into audit_events (", columns!(), ") select * from (values "),
     "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-    ") where column1 is not null"
+    ") as rows where column1 is not null"
 );
 
 fn bind(statement: Statement, event: RecordedEvent) -> Statement {
@@ -230,7 +224,7 @@ pub async fn beginning_before(db: &mut Connection, cutoff: Timestamp) -> Result<
 /// Whether there is an event of this stream.
 pub async fn is_any_of(db: &mut Connection, stream: Id) -> Result<bool, StoreError> {
     let statement = sql("select 1 as found from audit_events where stream = $1 limit 1").bind(stream);
-    Ok(db.optional(statement, |row| row.int("found")).await?.is_some())
+    Ok(db.optional(statement, |_| Ok(())).await?.is_some())
 }
 
 /// Removes the beginning of a stream, for which there must be a pruning record, and tells how many events that were.

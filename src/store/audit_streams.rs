@@ -13,10 +13,11 @@ pub async fn head(db: &mut Connection, stream: Id) -> Result<Option<Head>, Store
 
 /// The streams whose head no other stream has named yet. From now on they count as named.
 pub async fn take_uncarried(tx: &mut Tx) -> Result<Vec<StreamRow>, StoreError> {
-    let found =
-        sql("select stream, seq, mac, seal, anchored from audit_streams where carried < seq order by stream");
-    let found = tx.all(found, read_row).await?;
-    tx.execute(sql("update audit_streams set carried = seq where carried < seq")).await?;
+    // In one statement: meanwhile other processes write on.
+    let found = sql("update audit_streams set carried = seq where carried < seq \
+                     returning stream, seq, mac, seal, anchored");
+    let mut found = tx.all(found, read_row).await?;
+    found.sort_by_key(|row| row.head.stream);
     Ok(found)
 }
 
@@ -58,9 +59,13 @@ pub async fn anchored(db: &mut Connection, stream: Id) -> Result<i64, StoreError
     Ok(db.optional(found, |row| row.int("anchored")).await?.unwrap_or(0))
 }
 
-/// From now on a checkpoint knows every stream up to its head.
-pub async fn anchor(tx: &mut Tx) -> Result<(), StoreError> {
-    tx.execute(sql("update audit_streams set anchored = seq where anchored <> seq")).await.map(drop)
+/// From now on a checkpoint knows these streams up to there; meanwhile other processes write on.
+pub async fn anchor(tx: &mut Tx, heads: Vec<Head>) -> Result<(), StoreError> {
+    for head in heads {
+        let statement = sql("update audit_streams set anchored = $2 where stream = $1");
+        tx.execute(statement.bind(head.stream).bind(head.seq)).await?;
+    }
+    Ok(())
 }
 
 /// Whether there is any sign that the chain has begun.
@@ -69,7 +74,7 @@ pub async fn is_chained(db: &mut Connection) -> Result<bool, StoreError> {
                      exists (select 1 from audit_streams where seal is not null or mac is not null) \
                      or exists (select 1 from audit_checkpoints) or exists (select 1 from audit_prunings) \
                      or exists (select 1 from audit_events where mac is not null or heads is not null)");
-    Ok(db.optional(found, |row| row.int("found")).await?.is_some())
+    Ok(db.optional(found, |_| Ok(())).await?.is_some())
 }
 
 /// The streams that were looked at further than they go, says the database.

@@ -21,4 +21,4 @@ pub mod provider_keys;
 pub mod throttles;
 pub mod token_families;
 
-pub use db::{Connection, Held, Store, StoreError, Tx};
+pub use db::{Alone, Connection, Database, Hearing, Held, Server, Store, StoreError, Tx};

@@ -66,7 +66,7 @@ pub async fn insert(tx: &mut Tx, messages: Vec<MessageRow>) -> Result<(), StoreE
         "insert into outbox (id, destination, rule, subject, body, state, attempts, next_attempt_at, finished_at, \
          answer, last_error, created_at) select * from (values ",
         "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        ") where column1 is not null"
+        ") as rows where column1 is not null"
     );
     for (_, statement) in INSERT.of(messages, bind) {
         tx.execute(statement).await?;

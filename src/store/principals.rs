@@ -77,6 +77,11 @@ pub async fn list(
     db.all(statement.bind(kind.as_str()).bind(page.after.clone()).bind(page.limit), read).await
 }
 
+/// Whether there is anybody.
+pub async fn is_any(db: &mut Connection) -> Result<bool, StoreError> {
+    Ok(db.optional(sql("select 1 as found from principals limit 1"), |_| Ok(())).await?.is_some())
+}
+
 /// How many enabled users other than `id` can administer the desk.
 pub async fn other_enabled_admins(db: &mut Connection, id: Id) -> Result<i64, StoreError> {
     let statement = sql("select count(*) as n from principals \

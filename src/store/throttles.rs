@@ -64,7 +64,7 @@ pub async fn is_known(
 ) -> Result<bool, StoreError> {
     let statement =
         sql("select 1 as one from known_sources where principal_id = $1 and source = $2 and seen_at >= $3");
-    Ok(db.optional(statement.bind(principal).bind(source).bind(since), |row| row.int("one")).await?.is_some())
+    Ok(db.optional(statement.bind(principal).bind(source).bind(since), |_| Ok(())).await?.is_some())
 }
 
 /// Remembers that a user has logged in from there; of more than `keep` sources the oldest are forgotten.

@@ -10,8 +10,11 @@ use std::{
 
 use keydesk::{
     app::{
-        App, AuditSettings, Settings, Surroundings, desk::Location, limits::Limits,
-        service_accounts::NewServiceAccount, users::NewUser,
+        App, AuditSettings, Settings, Surroundings,
+        desk::{Database, Location},
+        limits::Limits,
+        service_accounts::NewServiceAccount,
+        users::NewUser,
     },
     crypto::jwt::Algorithm,
     model::{
@@ -115,7 +118,7 @@ impl Desk {
     async fn assemble(change: impl Fn(&mut Settings), upkeep: bool) -> Self {
         let directory = TempDir::new().unwrap();
         let location = Location {
-            database: directory.path().join("keydesk.db"),
+            database: Database::File(directory.path().join("keydesk.db")),
             kek_file: directory.path().join("kek"),
         };
         let clock = Arc::new(TestClock(AtomicI64::new(START * 1_000_000)));

@@ -130,7 +130,7 @@ impl App {
         let jws = jws.map_err(Error::internal)?;
         let row =
             CheckpointRow { seq: checkpoint.seq, at: now, events: checkpoint.events, jws, filed_at: None };
-        audit_streams::anchor(&mut tx).await?;
+        audit_streams::anchor(&mut tx, grown.iter().map(|row| row.head).collect()).await?;
         self.send_checkpoint(&mut tx, &row).await?;
         audit_checkpoints::insert(&mut tx, row).await?;
         tx.commit().await?;

@@ -8,8 +8,8 @@ use super::statement::{Statement, sql};
 /// bound to are null, so the statement has to pass over rows whose `column1` is null.
 pub(in crate::store) struct Pieces(pub(in crate::store) [(usize, &'static str); 9]);
 
-/// [`Pieces`] of a statement in which `$row` stands once for each row, between `$head` and `$tail`. The places are not
-/// numbered, because SQLite looks a number up among all of them.
+/// [`Pieces`] of a statement in which `$row` stands once for each row, between `$head` and `$tail`. The places are `?` and not
+/// numbered, because SQLite looks a number up among all of them; PostgreSQL gets numbers.
 macro_rules! pieces {
     ($head:expr, $row:literal, $tail:expr) => {
         $crate::store::db::Pieces([
@@ -46,23 +46,16 @@ impl Pieces {
         rows: Vec<T>,
         bind: fn(Statement, T) -> Statement,
     ) -> impl Iterator<Item = (u64, Statement)> {
-        self.of_after(|statement| statement, rows, bind)
-    }
-
-    /// The same, where every statement begins with places of its own.
-    pub(in crate::store) fn of_after<T>(
-        &'static self,
-        begin: impl Fn(Statement) -> Statement,
-        rows: Vec<T>,
-        bind: fn(Statement, T) -> Statement,
-    ) -> impl Iterator<Item = (u64, Statement)> {
         let Self(pieces) = self;
         let mut rest = rows.into_iter();
         iter::from_fn(move || {
             let left = rest.len();
             let fits = pieces.iter().find(|(rows, _)| *rows >= left);
             let (rows, text) = *fits.unwrap_or(&pieces[pieces.len() - 1]);
-            let statement = || rest.by_ref().take(rows).fold(begin(sql(text)), bind);
+            let statement = || {
+                let statement = rest.by_ref().take(rows).fold(sql(text), bind);
+                statement.leave_empty(rows - left.min(rows), left.min(rows))
+            };
             (left > 0).then(statement).map(|statement| (left.min(rows) as u64, statement))
         })
     }

@@ -1,6 +1,6 @@
 //! Rows and how they are read.
 
-use sqlx::{Row as _, Sqlite, ValueRef as _, sqlite::SqliteRow};
+use sqlx::{Decode, Postgres, Row as _, Sqlite, Type, ValueRef as _, postgres::PgRow, sqlite::SqliteRow};
 
 use super::{StoreError, inconsistent};
 use crate::model::{Id, Mac, Networks, Timestamp};
@@ -9,17 +9,29 @@ use crate::model::{Id, Mac, Networks, Timestamp};
 pub(in crate::store) type Read<T> = fn(&Row<'_>) -> Result<T, StoreError>;
 
 /// A row of a result. Each accessor names the column it could not read.
-pub(in crate::store) struct Row<'r>(pub(super) &'r SqliteRow);
+pub(in crate::store) enum Row<'r> {
+    Sqlite(&'r SqliteRow),
+    Postgres(&'r PgRow),
+}
 
 impl Row<'_> {
-    fn get<'r, T: sqlx::Decode<'r, Sqlite> + sqlx::Type<Sqlite>>(
-        &'r self,
-        column: &str,
-    ) -> Result<T, StoreError> {
-        self.0.try_get(column).map_err(|_| inconsistent(column))
+    fn get<'r, T>(&'r self, column: &str) -> Result<T, StoreError>
+    where
+        T: Decode<'r, Sqlite> + Type<Sqlite> + Decode<'r, Postgres> + Type<Postgres>,
+    {
+        match self {
+            Self::Sqlite(row) => row.try_get(column),
+            Self::Postgres(row) => row.try_get(column),
+        }
+        .map_err(|_| inconsistent(column))
     }
 
     pub(in crate::store) fn int(&self, column: &str) -> Result<i64, StoreError> {
+        self.get(column)
+    }
+
+    /// Whether a condition holds: a number in SQLite.
+    pub(in crate::store) fn is(&self, column: &str) -> Result<bool, StoreError> {
         self.get(column)
     }
 
@@ -49,8 +61,14 @@ impl Row<'_> {
     }
 
     pub(in crate::store) fn maybe_id(&self, column: &str) -> Result<Option<Id>, StoreError> {
-        let present = self.0.try_get_raw(column).is_ok_and(|value| !value.is_null());
-        present.then(|| self.id(column)).transpose()
+        if self.is_null(column) { Ok(None) } else { self.id(column).map(Some) }
+    }
+
+    fn is_null(&self, column: &str) -> bool {
+        match self {
+            Self::Sqlite(row) => row.try_get_raw(column).is_ok_and(|value| value.is_null()),
+            Self::Postgres(row) => row.try_get_raw(column).is_ok_and(|value| value.is_null()),
+        }
     }
 
     pub(in crate::store) fn maybe_mac(&self, column: &str) -> Result<Option<Mac>, StoreError> {

@@ -1,6 +1,11 @@
 //! Statements and what is bound to them.
 
-use sqlx::{Sqlite, sqlite::SqliteArguments};
+use std::{
+    collections::BTreeMap,
+    sync::{PoisonError, RwLock},
+};
+
+use sqlx::{Postgres, Sqlite, postgres::PgArguments, query::Query, sqlite::SqliteArguments};
 
 use crate::model::{Id, Mac, Networks, Timestamp, TokenDigest};
 
@@ -8,11 +13,13 @@ use crate::model::{Id, Mac, Networks, Timestamp, TokenDigest};
 pub(in crate::store) struct Statement {
     pub(super) text: &'static str,
     arguments: Vec<Value>,
+    /// How many rows have places that nothing was bound to, behind the others; and how wide each is.
+    empty: (usize, usize),
 }
 
 /// A statement; `$1`, `$2`, … are given with [`Statement::bind`] in order.
 pub(in crate::store) fn sql(text: &'static str) -> Statement {
-    Statement { text, arguments: Vec::new() }
+    Statement { text, arguments: Vec::new(), empty: (0, 0) }
 }
 
 impl Statement {
@@ -21,12 +28,71 @@ impl Statement {
         self
     }
 
-    pub(super) fn query(self) -> sqlx::query::Query<'static, Sqlite, SqliteArguments> {
+    /// Of the rows that the text has places for, these at its end are left empty, where the others have been bound.
+    pub(super) fn leave_empty(mut self, rows: usize, bound: usize) -> Self {
+        self.empty = (rows, self.arguments.len() / bound);
+        self
+    }
+
+    /// This one, and `other` behind it, sent at once. Their places are `?`.
+    pub(super) fn followed_by(mut self, other: Self) -> Self {
+        static JOINED: Texts<(&str, &str)> = Texts::new();
+        self.text = JOINED.made((self.text, other.text), |(first, second)| format!("{first}; {second}"));
+        self.arguments.extend(other.arguments);
+        self
+    }
+
+    /// For SQLite, where places that nothing is bound to are null.
+    pub(super) fn sqlite(self) -> Query<'static, Sqlite, SqliteArguments> {
         self.arguments.into_iter().fold(sqlx::query(self.text), |query, value| match value {
             Value::Int(value) => query.bind(value),
             Value::Text(value) => query.bind(value),
             Value::Bytes(value) => query.bind(value),
         })
+    }
+
+    /// For PostgreSQL, where each place has a type and is given something.
+    pub(super) fn postgres(mut self) -> Query<'static, Postgres, PgArguments> {
+        let (rows, width) = self.empty;
+        for _ in 0..rows * width {
+            let null = self.arguments[self.arguments.len() - width].null();
+            self.arguments.push(null);
+        }
+        self.arguments.into_iter().fold(sqlx::query(numbered(self.text)), |query, value| match value {
+            Value::Int(value) => query.bind(value),
+            Value::Text(value) => query.bind(value),
+            Value::Bytes(value) => query.bind(value),
+        })
+    }
+}
+
+/// The text with a number for each `?`, which PostgreSQL does not know. None of our texts has one in a literal.
+fn numbered(text: &'static str) -> &'static str {
+    static NUMBERED: Texts<&str> = Texts::new();
+    if !text.contains('?') {
+        return text;
+    }
+    NUMBERED.made(text, |text| {
+        let mut parts = text.split('?').enumerate();
+        let first = parts.next().map_or("", |(_, part)| part).to_owned();
+        parts.fold(first, |made, (number, part)| format!("{made}${number}{part}"))
+    })
+}
+
+/// Texts that are made of the program's own, once each: as many as it has.
+struct Texts<K>(RwLock<BTreeMap<K, &'static str>>);
+
+impl<K: Ord + Copy> Texts<K> {
+    const fn new() -> Self {
+        Self(RwLock::new(BTreeMap::new()))
+    }
+
+    fn made(&self, of: K, make: impl FnOnce(K) -> String) -> &'static str {
+        if let Some(known) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(&of) {
+            return known;
+        }
+        let mut texts = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        texts.entry(of).or_insert_with(|| Box::leak(make(of).into_boxed_str()))
     }
 }
 
@@ -35,6 +101,17 @@ pub(in crate::store) enum Value {
     Int(Option<i64>),
     Text(Option<String>),
     Bytes(Option<Vec<u8>>),
+}
+
+impl Value {
+    /// Nothing, of the same type.
+    const fn null(&self) -> Self {
+        match self {
+            Self::Int(_) => Self::Int(None),
+            Self::Text(_) => Self::Text(None),
+            Self::Bytes(_) => Self::Bytes(None),
+        }
+    }
 }
 
 macro_rules! into_value {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use sqlx::{
-    ConnectOptions as _, Connection as _,
+    ConnectOptions as _, Connection as _, PgConnection,
     sqlite::{SqliteConnectOptions, SqliteConnection},
 };
 use tokio::{
@@ -20,12 +20,29 @@ use tokio::{
     time::timeout,
 };
 
-use super::WAIT;
+use super::{
+    WAIT,
+    postgres::{self, Server},
+};
+
+/// A connection that can write.
+#[derive(Debug)]
+pub(super) enum Wire {
+    Sqlite(SqliteConnection),
+    Postgres(PgConnection),
+}
+
+/// How one is made.
+#[derive(Clone, Debug)]
+pub(super) enum Maker {
+    Sqlite(Box<SqliteConnectOptions>),
+    Postgres(Server),
+}
 
 /// The connection, or what is instead of it.
 #[derive(Debug)]
 enum Place {
-    Open(SqliteConnection),
+    Open(Wire),
     /// It had to be thrown away; the next one in turn opens another.
     Empty,
     /// The database is closed.
@@ -35,7 +52,7 @@ enum Place {
 /// The one connection that writes.
 #[derive(Clone, Debug)]
 pub(super) struct Writer {
-    options: SqliteConnectOptions,
+    maker: Maker,
     place: Arc<Mutex<Place>>,
     /// Written by who is next, read by those who hold the line back: many may at a time.
     line: Arc<RwLock<()>>,
@@ -56,9 +73,9 @@ pub(super) struct Turn {
 }
 
 impl Writer {
-    pub(super) async fn open(options: SqliteConnectOptions) -> Result<Self, sqlx::Error> {
-        let place = Arc::new(Mutex::new(Place::Open(options.connect().await?)));
-        Ok(Self { options, place, line: Arc::default() })
+    pub(super) async fn open(maker: Maker) -> Result<Self, sqlx::Error> {
+        let place = Arc::new(Mutex::new(Place::Open(maker.make().await?)));
+        Ok(Self { maker, place, line: Arc::default() })
     }
 
     /// Waits for the connection, but not for long.
@@ -85,7 +102,7 @@ impl Writer {
         let mut place = timeout(WAIT, place).await.map_err(|_| sqlx::Error::PoolTimedOut)?;
         match *place {
             Place::Open(_) => {}
-            Place::Empty => *place = Place::Open(self.options.connect().await?),
+            Place::Empty => *place = Place::Open(Box::pin(self.maker.make()).await?),
             Place::Closed => return Err(sqlx::Error::PoolClosed),
         }
         Ok(Turn { place: Some(place), ended: false })
@@ -94,8 +111,8 @@ impl Writer {
     /// Waits for whoever has it, and closes it for good.
     pub(super) async fn close(&self) {
         let place = std::mem::replace(&mut *self.place.lock().await, Place::Closed);
-        if let Place::Open(connection) = place
-            && let Err(error) = connection.close().await
+        if let Place::Open(wire) = place
+            && let Err(error) = wire.close().await
         {
             tracing::warn!(%error, "the database could not be closed in good order");
         }
@@ -103,20 +120,20 @@ impl Writer {
 }
 
 impl Deref for Turn {
-    type Target = SqliteConnection;
+    type Target = Wire;
 
-    fn deref(&self) -> &SqliteConnection {
+    fn deref(&self) -> &Wire {
         match self.place.as_deref() {
-            Some(Place::Open(connection)) => connection,
+            Some(Place::Open(wire)) => wire,
             _ => unreachable!("a turn has an open connection until it is dropped"),
         }
     }
 }
 
 impl DerefMut for Turn {
-    fn deref_mut(&mut self) -> &mut SqliteConnection {
+    fn deref_mut(&mut self) -> &mut Wire {
         match self.place.as_deref_mut() {
-            Some(Place::Open(connection)) => connection,
+            Some(Place::Open(wire)) => wire,
             _ => unreachable!("a turn has an open connection until it is dropped"),
         }
     }
@@ -128,8 +145,8 @@ impl Drop for Turn {
         let Some(mut place) = self.place.take().filter(|_| !self.ended) else { return };
         match Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn(async move {
-                let Place::Open(connection) = &mut *place else { return };
-                if !is_clean(connection).await {
+                let Place::Open(wire) = &mut *place else { return };
+                if !wire.is_clean().await {
                     *place = Place::Empty;
                 }
             })),
@@ -139,12 +156,33 @@ impl Drop for Turn {
     }
 }
 
-/// Leaves the transaction, if there still is one; a connection that cannot be cleaned is thrown away. Not left to the
-/// library: SQLite ends a transaction by itself when the disk is full, and the library then believes for ever that it is
-/// inside one.
-async fn is_clean(connection: &mut SqliteConnection) -> bool {
-    match sqlx::query("rollback").execute(connection).await {
-        Ok(_) => true,
-        Err(error) => error.to_string().contains("no transaction is active"),
+impl Maker {
+    async fn make(&self) -> Result<Wire, sqlx::Error> {
+        match self {
+            Self::Sqlite(options) => options.connect().await.map(Wire::Sqlite),
+            Self::Postgres(server) => server.connect().await.map(Wire::Postgres),
+        }
+    }
+}
+
+impl Wire {
+    /// Leaves the transaction, if there still is one; a connection that cannot be cleaned is thrown away. Not left to the
+    /// library: SQLite ends a transaction by itself when the disk is full, and the library then believes for ever that it is
+    /// inside one.
+    async fn is_clean(&mut self) -> bool {
+        match self {
+            Self::Sqlite(connection) => match sqlx::query("rollback").execute(connection).await {
+                Ok(_) => true,
+                Err(error) => error.to_string().contains("no transaction is active"),
+            },
+            Self::Postgres(connection) => postgres::rollback(connection).await,
+        }
+    }
+
+    async fn close(self) -> Result<(), sqlx::Error> {
+        match self {
+            Self::Sqlite(connection) => connection.close().await,
+            Self::Postgres(connection) => connection.close().await,
+        }
     }
 }

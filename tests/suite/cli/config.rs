@@ -58,8 +58,14 @@ fn a_configuration_that_is_wrong_stops_every_command_with_one_line() {
         ),
         (
             "",
-            &[("DATABASE_URL", "postgres://u:CANARY@h/d")],
-            "keydesk: DATABASE_URL: database.url names a PostgreSQL database",
+            &[("DATABASE_URL", "postgres://u:CANARY@h:CANARY/d")],
+            "keydesk: DATABASE_URL: database.url is not a PostgreSQL URL",
+        ),
+        (
+            "",
+            // Where nobody listens.
+            &[("DATABASE_URL", "postgres://u:CANARY@127.0.0.1:1/d")],
+            "keydesk: the database d at 127.0.0.1:1 cannot be used: ",
         ),
         ("", &[("RUST_LOG", "[[CANARY")], "keydesk: RUST_LOG is not a log filter"),
     ] {

@@ -1,0 +1,2 @@
+-- In SQLite the book is laid in another order here. PostgreSQL keeps tables in the order in which they are written by itself, and
+-- has had no other key than the place from the beginning.
