@@ -22,7 +22,7 @@ use tracing::Instrument as _;
 
 use super::{Error, vital::vital};
 use crate::{
-    model::{Action, AuditEvent, Head, Origin},
+    model::{Action, AuditEvent, Head, Id, Origin},
     store::StoreError,
 };
 pub(super) use chain::{Chain, Work};
@@ -40,7 +40,8 @@ pub(super) struct Book {
     queue: mpsc::Sender<Entry>,
     chain: Chain,
     healthy: Arc<AtomicBool>,
-    /// Up to where checkpoints of this process have named its stream. What the database says of that could be forged.
+    /// Up to where checkpoints have named its stream, as far as this process has seen them with its own eyes. What the
+    /// database says of that could be forged.
     anchored: AtomicI64,
 }
 
@@ -80,13 +81,18 @@ impl Book {
         self.chain.begin().await
     }
 
+    /// The stream that this process writes.
+    pub(super) fn stream(&self) -> Id {
+        self.chain.stream()
+    }
+
     /// The end of this process's stream, from memory, if no checkpoint of this process has named it; and up to where one has.
     pub(super) async fn unanchored(&self) -> Option<(Head, i64)> {
         let (head, anchored) = (self.chain.head().await?, self.anchored.load(Ordering::Relaxed));
         (head.seq > anchored).then_some((head, anchored))
     }
 
-    /// A checkpoint has named this process's stream up to `seq`.
+    /// A genuine checkpoint has named this process's stream up to `seq`.
     pub(super) fn anchor(&self, seq: i64) {
         self.anchored.fetch_max(seq, Ordering::Relaxed);
     }

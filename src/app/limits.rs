@@ -7,6 +7,9 @@
 //! The moments are kept in memory, of a bounded number of subjects: when there are too many, the half that has not been
 //! seen for longest begins anew, which is what a subject that never asked would have. The algorithm is ours because
 //! `governor`'s grows with the number of subjects, and shuts everybody out for an hour when the clock is set back by one.
+//! Where several servers share a database, the moments are kept there.
+
+mod leases;
 
 use std::{
     collections::HashMap,
@@ -14,10 +17,13 @@ use std::{
     sync::{Mutex, OnceLock, PoisonError},
 };
 
+use leases::Leases;
+
 use super::{App, Error};
 use crate::{
     metrics::TurnedAway,
     model::{Action, AuditEvent, Caller, Id, Origin, Rate, Timestamp, network},
+    store::Store,
 };
 
 /// How often a refused stranger is written down alone, and how often all of them together; the others are counted.
@@ -98,35 +104,46 @@ impl Limiters {
 
 impl App {
     /// One key read by a caller.
-    pub fn spend_key_read(&self, caller: &Caller, meter: &Meter) -> Result<(), Error> {
+    pub async fn spend_key_read(&self, caller: &Caller, meter: &Meter) -> Result<(), Error> {
         let Some(id) = caller.own_id() else { return Ok(()) };
-        self.spend(&self.limits.keys, *id.as_bytes(), meter, || AuditEvent::by(caller, Action::LlmKeysRead))
+        let event = || AuditEvent::by(caller, Action::LlmKeysRead);
+        self.spend(&self.limits.keys, *id.as_bytes(), meter, event).await
     }
 
     /// One request for a token, or for the end of one, by whomever.
-    pub fn spend_token_request(&self, origin: &Origin, action: Action, meter: &Meter) -> Result<(), Error> {
+    pub async fn spend_token_request(
+        &self,
+        origin: &Origin,
+        action: Action,
+        meter: &Meter,
+    ) -> Result<(), Error> {
         let event = || AuditEvent::anonymous(origin, action);
-        self.spend(&self.limits.token, subject(&origin.source), meter, event)
+        self.spend(&self.limits.token, subject(&origin.source), meter, event).await
     }
 
     /// One question about a token by `asker`.
-    pub(super) fn spend_introspection(
+    pub(super) async fn spend_introspection(
         &self,
         asker: Id,
         meter: &Meter,
         event: &AuditEvent,
     ) -> Result<(), Error> {
-        self.spend(&self.limits.introspect, *asker.as_bytes(), meter, || event.clone())
+        self.spend(&self.limits.introspect, *asker.as_bytes(), meter, || event.clone()).await
     }
 
-    fn spend(
+    async fn spend(
         &self,
         limiter: &Limiter,
         subject: Subject,
         meter: &Meter,
         event: impl FnOnce() -> AuditEvent,
     ) -> Result<(), Error> {
-        let Some(spent) = limiter.spend(subject, self.now()) else { return Ok(()) };
+        let spent = if self.store.is_shared() {
+            Box::pin(limiter.spend_shared(&self.store, subject, self.now())).await?
+        } else {
+            limiter.spend(subject, self.now())
+        };
+        let Some(spent) = spent else { return Ok(()) };
         let _ = meter.0.set(spent.quota);
         if spent.allowed {
             return Ok(());
@@ -154,11 +171,24 @@ struct Spent {
     quota: Quota,
 }
 
+impl Spent {
+    /// With the requests of its subject spread up to `until`.
+    fn new(limit: &'static str, rate: Rate, allowed: bool, now: i64, until: i64) -> Self {
+        let interval = rate.interval();
+        let left = (now + interval * i64::from(rate.times) - until).max(0);
+        let remaining = left.div_euclid(interval);
+        let wait = (remaining + 1) * interval - left;
+        let seconds = (wait + 999_999).div_euclid(1_000_000);
+        Self { allowed, quota: Quota { limit, rate, remaining, seconds } }
+    }
+}
+
 /// One limit, and how far each subject has used its quota.
 struct Limiter {
     name: &'static str,
     rate: Option<Rate>,
     spread: Mutex<Spread>,
+    leases: Leases,
 }
 
 /// Up to when the requests of each subject are spread.
@@ -172,7 +202,7 @@ struct Spread {
 
 impl Limiter {
     fn new(name: &'static str, rate: Option<Rate>) -> Self {
-        Self { name, rate, spread: Mutex::default() }
+        Self { name, rate, spread: Mutex::default(), leases: Leases::default() }
     }
 
     /// A request of `subject`; `None` if there is no limit.
@@ -186,15 +216,23 @@ impl Limiter {
         let after = if allowed { before + interval } else { before };
         spread.put(subject, after, now);
         drop(spread);
-        let left = now + whole - after;
-        let remaining = left.div_euclid(interval);
-        let wait = (remaining + 1) * interval - left;
-        let seconds = (wait + 999_999).div_euclid(1_000_000);
-        Some(Spent { allowed, quota: Quota { limit: self.name, rate, remaining, seconds } })
+        Some(Spent::new(self.name, rate, allowed, now, after))
+    }
+
+    /// The same where others spend, too.
+    async fn spend_shared(
+        &self,
+        store: &Store,
+        subject: Subject,
+        now: Timestamp,
+    ) -> Result<Option<Spent>, Error> {
+        let Some(rate) = self.rate else { return Ok(None) };
+        Ok(Some(self.leases.spend(store, self.name, rate, subject, now).await?))
     }
 
     fn forget(&self, now: Timestamp) {
         let Some(rate) = self.rate else { return };
+        self.leases.forget(now);
         let mut spread = self.spread.lock().unwrap_or_else(PoisonError::into_inner);
         // Who was last seen a whole quota ago has a whole quota.
         let age = now.micros() - spread.begun;

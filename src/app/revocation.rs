@@ -154,7 +154,7 @@ impl App {
             }
         }
         if let Some((asker, _)) = event.principal {
-            self.spend_introspection(asker, meter, event)?;
+            self.spend_introspection(asker, meter, event).await?;
         }
         let token = token.ok_or_else(|| super::token::missing("token"))?;
         let Ok(claims) = self.verify_access_token(token.expose()) else { return Ok(None) };

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::{App, Error};
-use crate::store::{Hearing, keys, throttles, token_families};
+use crate::store::{Hearing, keys, rate_limits, throttles, token_families};
 
 /// How often to look whether another process has changed something; a revocation elsewhere is in force within a second.
 const WATCH: Duration = Duration::from_millis(250);
@@ -67,10 +67,11 @@ impl App {
             let mut tx = self.store.begin().await?;
             let sessions = token_families::forget_ended(&mut tx, over, BATCH).await?;
             token_families::forget_revoked(&mut tx, now).await?;
+            let limits = rate_limits::forget(&mut tx, now, BATCH).await?;
             let throttles = throttles::forget_ended(&mut tx, now, BATCH).await?;
             tx.commit().await?;
             let messages = self.forget_messages(BATCH).await?;
-            if sessions.max(throttles).max(messages) < BATCH.unsigned_abs() {
+            if sessions.max(throttles).max(messages).max(limits) < BATCH.unsigned_abs() {
                 break;
             }
         }

@@ -84,8 +84,8 @@ pub(super) trait FormRequest: Sized + Send {
     fn action(request: &Request) -> Action;
 
     /// Whether it may be asked for now: decided before anything is parsed.
-    fn within_limit(_: &Request) -> Result<(), Error> {
-        Ok(())
+    fn within_limit(_: &Request) -> impl Future<Output = Result<(), Error>> + Send {
+        async { Ok(()) }
     }
 
     /// From what was read.
@@ -114,7 +114,7 @@ impl<'a, T: FormRequest> ApiExtractor<'a> for Form<T> {
         body: &mut RequestBody,
         _: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
-        T::within_limit(request).map_err(oauth_problem)?;
+        T::within_limit(request).await.map_err(oauth_problem)?;
         match read_request(request, body).await {
             Ok(read) => Ok(Self(read)),
             Err(error) => {

@@ -130,7 +130,7 @@ impl LlmKeysApi {
         #[oai(name = "X-Service-Account")]
         _account: Header<Option<String>>,
     ) -> Result<KeysAnswer<LlmKeys>, ApiError<All>> {
-        app(request).spend_key_read(&caller.0, meter(request))?;
+        app(request).spend_key_read(&caller.0, meter(request)).await?;
         refuse_repeated(request)?;
         let project = project.0.filter(|name| !name.is_empty());
         let current = |etag: &str| is_current(if_none_match.0.as_deref(), etag);
@@ -169,7 +169,7 @@ impl LlmKeysApi {
         #[oai(name = "X-Service-Account")]
         _account: Header<Option<String>>,
     ) -> Result<KeysAnswer<LlmKey>, ApiError<One>> {
-        app(request).spend_key_read(&caller.0, meter(request))?;
+        app(request).spend_key_read(&caller.0, meter(request)).await?;
         refuse_repeated(request)?;
         let project = project.0.filter(|name| !name.is_empty());
         let current = |etag: &str| is_current(if_none_match.0.as_deref(), etag);

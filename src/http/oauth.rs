@@ -201,11 +201,11 @@ impl FormRequest for TokenQuestion {
         if request.uri().path() == "/introspect" { Action::TokenIntrospect } else { Action::TokenRevoke }
     }
 
-    fn within_limit(request: &Request) -> Result<(), Error> {
+    async fn within_limit(request: &Request) -> Result<(), Error> {
         match Self::action(request) {
             // Limited by who asks, which is not known yet.
             Action::TokenIntrospect => Ok(()),
-            action => app(request).spend_token_request(&origin(request), action, meter(request)),
+            action => app(request).spend_token_request(&origin(request), action, meter(request)).await,
         }
     }
 

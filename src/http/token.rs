@@ -148,8 +148,8 @@ impl FormRequest for TokenRequest {
         Action::TokenIssue
     }
 
-    fn within_limit(request: &Request) -> Result<(), Error> {
-        app(request).spend_token_request(&origin(request), Self::action(request), meter(request))
+    async fn within_limit(request: &Request) -> Result<(), Error> {
+        app(request).spend_token_request(&origin(request), Self::action(request), meter(request)).await
     }
 
     fn of(mut fields: Fields, client: ClientCredentials) -> Self {

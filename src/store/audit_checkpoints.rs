@@ -1,6 +1,9 @@
 //! `audit_checkpoints` and `audit_prunings`: signed statements about the book.
 
-use super::{Connection, StoreError, Tx, db::sql};
+use super::{
+    Connection, StoreError, Tx,
+    db::{Row, sql},
+};
 use crate::model::{Id, Timestamp};
 
 /// A checkpoint.
@@ -18,18 +21,35 @@ pub struct CheckpointRow {
     pub filed_at: Option<Timestamp>,
 }
 
-/// The checkpoints that are still here, oldest first: those that do not stand in the file yet, and the newest.
+/// The checkpoints that are still here, oldest first. Where one process keeps one file: those that do not stand in it yet, and
+/// the newest. Where several processes keep files: all, because a file may be begun or brought up to date at any time.
 pub async fn checkpoints(db: &mut Connection) -> Result<Vec<CheckpointRow>, StoreError> {
-    db.all(sql("select seq, at, events, jws, filed_at from audit_checkpoints order by seq"), |row| {
-        Ok(CheckpointRow {
-            seq: row.int("seq")?,
-            at: row.time("at")?,
-            events: row.int("events")?,
-            jws: row.text("jws")?,
-            filed_at: row.maybe_time("filed_at")?,
-        })
+    db.all(sql("select seq, at, events, jws, filed_at from audit_checkpoints order by seq"), read).await
+}
+
+/// The first checkpoints behind number `seq`.
+pub async fn behind(db: &mut Connection, seq: i64, limit: i64) -> Result<Vec<CheckpointRow>, StoreError> {
+    let statement = sql(
+        "select seq, at, events, jws, filed_at from audit_checkpoints where seq > $1 order by seq limit $2",
+    );
+    db.all(statement.bind(seq).bind(limit), read).await
+}
+
+/// The newest checkpoint.
+pub async fn newest(db: &mut Connection) -> Result<Option<CheckpointRow>, StoreError> {
+    let statement =
+        sql("select seq, at, events, jws, filed_at from audit_checkpoints order by seq desc limit 1");
+    db.optional(statement, read).await
+}
+
+fn read(row: &Row<'_>) -> Result<CheckpointRow, StoreError> {
+    Ok(CheckpointRow {
+        seq: row.int("seq")?,
+        at: row.time("at")?,
+        events: row.int("events")?,
+        jws: row.text("jws")?,
+        filed_at: row.maybe_time("filed_at")?,
     })
-    .await
 }
 
 /// Adds a checkpoint.

@@ -151,6 +151,11 @@ impl Store {
         self.known.revision.load(Ordering::Acquire)
     }
 
+    /// Whether several servers may be at work on it.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.read, Readers::Postgres(..))
+    }
+
     /// The file on whose disk everything is, if it is on one of this machine's.
     pub fn file(&self) -> Option<&Path> {
         match &self.read {

@@ -18,6 +18,7 @@ pub mod outbox;
 pub mod principals;
 pub mod projects;
 pub mod provider_keys;
+pub mod rate_limits;
 pub mod throttles;
 pub mod token_families;
 

@@ -72,6 +72,10 @@ impl Chain {
         Self { store, surroundings, keys, metrics, stream, end, checkpoints }
     }
 
+    pub(super) fn stream(&self) -> Id {
+        self.stream
+    }
+
     pub(super) fn metrics(&self) -> &Metrics {
         &self.metrics
     }

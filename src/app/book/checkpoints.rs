@@ -2,6 +2,7 @@
 //!
 //! A checkpoint is first a row, made in a transaction of its own, and then a line at the end of the checkpoint file. A row
 //! stays until it stands in the file: what could not be written there is tried again, and readiness shows it meanwhile.
+//! Where several servers share a database, each keeps a file of its own with the checkpoints of all, and the rows stay.
 
 use std::{
     collections::HashSet,
@@ -11,12 +12,12 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::Duration,
 };
 
-use super::chain::genuine_heads;
+use super::{chain::genuine_heads, evidence};
 use crate::{
     app::{App, Error, outbox::Destination},
     crypto::{self, statement::Statement},
@@ -37,12 +38,16 @@ const INTERVAL: Duration = Duration::from_mins(1);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How much of the end of the file is looked at for its last line.
 const TAIL: u64 = 4 * 1024 * 1024;
+/// How many checkpoints are written to the file at once.
+const AT_ONCE: i64 = 1_000;
 
 /// The checkpoint file.
 #[derive(Debug, Default)]
 pub(in crate::app) struct Filing {
     turn: Arc<tokio::sync::Mutex<()>>,
     failing: AtomicBool,
+    /// Up to which number checkpoints stand in the file, where the rows do not say so; 0 until it has been looked at.
+    filed: AtomicI64,
 }
 
 impl Filing {
@@ -78,14 +83,14 @@ impl App {
     /// Makes a checkpoint if one is due, or, at the `last` moment, if there is anything new.
     pub(in crate::app) async fn make_due_checkpoint(&self, last: bool) -> Result<(), Error> {
         let mut db = self.store.read().await?;
-        let since = audit_checkpoints::checkpoints(&mut db).await?.last().map(|row| row.at);
+        let newest = audit_checkpoints::newest(&mut db).await?;
         let grown: i64 =
             audit_streams::to_anchor(&mut db).await?.iter().map(|row| row.head.seq - row.anchored).sum();
         drop(db);
         let grown = grown.max(i64::from(self.book.unanchored().await.is_some()));
-        let is_time = last || since.is_none_or(|at| at.plus(INTERVAL) <= self.now());
+        let is_time = last || newest.as_ref().is_none_or(|newest| newest.at.plus(INTERVAL) <= self.now());
         if grown >= EVENTS || (grown > 0 && is_time) {
-            self.make_checkpoint().await?;
+            self.make_checkpoint(newest.map(|newest| newest.seq)).await?;
         }
         Ok(())
     }
@@ -96,9 +101,17 @@ impl App {
         if self.book.unanchored().await.is_some() { self.keep_checkpoints(true).await } else { Ok(()) }
     }
 
-    async fn make_checkpoint(&self) -> Result<(), Error> {
+    /// Makes the one that comes behind number `newest`, unless another process has made it meanwhile.
+    async fn make_checkpoint(&self, newest: Option<i64>) -> Result<(), Error> {
+        // What the others have said of our own stream.
+        if self.store.is_shared() {
+            self.unfiled().await?.into_iter().for_each(|row| drop(self.read_checkpoint(row)));
+        }
         let mut tx = self.store.begin().await?;
-        let before = audit_checkpoints::checkpoints(&mut tx).await?.pop();
+        let before = audit_checkpoints::newest(&mut tx).await?;
+        if before.as_ref().map(|row| row.seq) != newest {
+            return Ok(());
+        }
         let mut grown = audit_streams::to_anchor_anew(&mut tx).await?;
         let mut marked = believe_no_impossible_mark(&mut grown);
         let own = self.book.unanchored().await;
@@ -166,16 +179,14 @@ impl App {
     /// Appends to the file what does not stand there yet. What cannot be written is no error here: it is tried again.
     pub(in crate::app) async fn file_checkpoints(&self) -> Result<(), Error> {
         let turn = Arc::clone(&self.filing.turn).lock_owned().await;
-        let rows = audit_checkpoints::checkpoints(&mut self.store.read().await?).await?;
-        let rows: Vec<CheckpointRow> = rows.into_iter().filter(|row| row.filed_at.is_none()).collect();
+        let rows = self.unfiled().await?;
         let Some(newest) = rows.last().map(|row| row.seq) else { return Ok(()) };
         let path = self.settings.audit.checkpoint_file.clone();
-        let keys = self.keyring.audit();
+        let lines: Vec<Line> = rows.into_iter().map(|row| self.read_checkpoint(row)).collect();
         let mut appending = tokio::task::spawn_blocking(move || {
             // Kept also if nobody waits any more: two that append at a time would write lines twice.
             let _turn = turn;
-            let claims = |jws: &str| keys.signer().verify::<Checkpoint>(Statement::Checkpoint, jws);
-            append(&path, &rows, |jws| claims(jws).and_then(|claims| claims.previous))
+            append(&path, &lines)
         });
         let file = &self.settings.audit.checkpoint_file;
         let appended = if let Ok(appended) = tokio::time::timeout(PATIENCE, &mut appending).await {
@@ -191,12 +202,58 @@ impl App {
         let appended = appended.map_err(Error::internal)?;
         self.filing.went(file, &appended);
         let Ok(follows) = appended else { return Ok(()) };
-        remember_filed(&self.store, newest, self.now()).await?;
+        if self.store.is_shared() {
+            self.filing.filed.store(newest, Ordering::Relaxed);
+        } else {
+            remember_filed(&self.store, newest, self.now()).await?;
+        }
         if !follows {
             self.raise_forgery("the file of checkpoints does not end with the one before the newest").await;
         }
         Ok(())
     }
+
+    /// Whether a checkpoint stands in the file of this process.
+    pub(super) fn is_filed(&self, row: &CheckpointRow) -> bool {
+        row.filed_at.is_some() || row.seq <= self.filing.filed.load(Ordering::Relaxed)
+    }
+
+    /// The checkpoints that do not stand in the file yet, at the beginning also one that should: if the file ends with another
+    /// one of that number, the database was rolled back.
+    async fn unfiled(&self) -> Result<Vec<CheckpointRow>, Error> {
+        let mut db = self.store.read().await?;
+        if !self.store.is_shared() {
+            let rows = audit_checkpoints::checkpoints(&mut db).await?;
+            return Ok(rows.into_iter().filter(|row| row.filed_at.is_none()).collect());
+        }
+        let mut filed = self.filing.filed.load(Ordering::Relaxed);
+        if filed == 0 {
+            let (keys, path) = (self.keyring.audit(), self.settings.audit.checkpoint_file.clone());
+            let last = tokio::task::spawn_blocking(move || evidence::last_in_file(&keys, &path)).await;
+            let last = last.map_err(Error::internal)?;
+            let newest = audit_checkpoints::newest(&mut db).await?.map_or(0, |row| row.seq);
+            filed = last.min(newest) - 1;
+        }
+        Ok(audit_checkpoints::behind(&mut db, filed, AT_ONCE).await?)
+    }
+
+    /// What a checkpoint says, if it is genuine. That it knows our own stream is believed here and nowhere else.
+    fn read_checkpoint(&self, row: CheckpointRow) -> Line {
+        let claims = self.keyring.audit().signer().verify::<Checkpoint>(Statement::Checkpoint, &row.jws);
+        let own =
+            claims.iter().flat_map(|claims| &claims.heads).find(|head| head.stream == self.book.stream());
+        if let Some(head) = own {
+            self.book.anchor(head.seq);
+        }
+        Line { jws: row.jws, previous: claims.and_then(|claims| claims.previous) }
+    }
+}
+
+/// A checkpoint that belongs in the file.
+struct Line {
+    jws: String,
+    /// The digest of the line that it should come behind, if it is genuine and says so.
+    previous: Option<Mac>,
 }
 
 /// A mark behind a stream's end is nothing that a desk writes: it counts as none. Returns the streams that have one.
@@ -215,9 +272,9 @@ async fn remember_filed(store: &Store, seq: i64, now: Timestamp) -> Result<(), E
     Ok(tx.commit().await?)
 }
 
-/// Adds the checkpoints as lines, durably. `previous` tells the digest of the line that one should come behind; returns
-/// whether they do. Those that another process has written meanwhile, or one that could not say so any more, stay as they are.
-fn append(path: &Path, rows: &[CheckpointRow], previous: impl Fn(&str) -> Option<Mac>) -> io::Result<bool> {
+/// Adds the lines, durably, and returns whether they come behind the one that they should. Those that another process has
+/// written meanwhile, or one that could not say so any more, stay as they are.
+fn append(path: &Path, new: &[Line]) -> io::Result<bool> {
     let is_new = !path.exists();
     let mut file =
         fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
@@ -225,8 +282,8 @@ fn append(path: &Path, rows: &[CheckpointRow], previous: impl Fn(&str) -> Option
     let lines = whole_lines(&mut file)?;
     let there: HashSet<&str> = lines.lines().collect();
     let digest = lines.lines().last().map(|line| Mac(crypto::sha256(line.as_bytes())));
-    let mut rows = rows.iter().filter(|row| !there.contains(row.jws.as_str())).peekable();
-    let follows = rows.peek().is_none_or(|row| digest == previous(&row.jws));
+    let mut new = new.iter().filter(|line| !there.contains(line.jws.as_str())).peekable();
+    let follows = new.peek().is_none_or(|line| digest == line.previous);
     if !follows {
         tracing::error!(
             file = %path.display(),
@@ -234,7 +291,7 @@ fn append(path: &Path, rows: &[CheckpointRow], previous: impl Fn(&str) -> Option
              restored; run: keydesk audit verify"
         );
     }
-    let text: String = rows.flat_map(|row| [row.jws.as_str(), "\n"]).collect();
+    let text: String = new.flat_map(|line| [line.jws.as_str(), "\n"]).collect();
     file.seek(SeekFrom::End(0))?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;

@@ -290,6 +290,13 @@ pub(super) fn is_in_file(keys: &AuditKeys, path: &Path) -> io::Result<bool> {
     }
 }
 
+/// The number of the last genuine checkpoint in the file; 0 if there is none.
+pub(super) fn last_in_file(keys: &AuditKeys, path: &Path) -> i64 {
+    let claims = |line: &Line| keys.signer().verify::<Checkpoint>(Statement::Checkpoint, &line.jws);
+    let lines = lines(path).unwrap_or_default();
+    lines.iter().rev().find_map(claims).map_or(0, |checkpoint| checkpoint.seq)
+}
+
 /// What a person would call these files.
 pub(super) fn names(usual: &Path, given: &[PathBuf]) -> String {
     let all: Vec<_> =

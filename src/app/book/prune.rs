@@ -70,7 +70,7 @@ impl App {
 
     /// The number of the newest checkpoint, if it stands in the file.
     async fn filed_checkpoint(&self, work: &mut Work) -> Result<Option<i64>, Error> {
-        let newest = audit_checkpoints::checkpoints(work).await?.pop().filter(|row| row.filed_at.is_some());
+        let newest = audit_checkpoints::newest(work).await?.filter(|row| self.is_filed(row));
         let keys = self.keyring.audit();
         let claims =
             newest.and_then(|row| keys.signer().verify::<Checkpoint>(Statement::Checkpoint, &row.jws));

@@ -6,7 +6,7 @@ use sqlx::{
 };
 
 /// Number, name, and the text for SQLite and for PostgreSQL.
-const MIGRATIONS: [(i64, &str, &str, &str); 7] = {
+const MIGRATIONS: [(i64, &str, &str, &str); 8] = {
     macro_rules! migration {
         ($number:literal, $file:literal, $name:literal) => {
             (
@@ -25,6 +25,7 @@ const MIGRATIONS: [(i64, &str, &str, &str); 7] = {
         migration!(5, "0005", "alarms"),
         migration!(6, "0006", "audit_by_place"),
         migration!(7, "0007", "alarm_reads_by_hour"),
+        migration!(8, "0008", "rate_limits"),
     ]
 };
 
