@@ -117,8 +117,9 @@ impl Location {
             }
             Err(error) => return Err(refuse("cannot read the key-encryption key", path, &error)),
         };
-        // How a service manager hands over a credential: root's own, and its access list shows as the group's permission.
-        let is_credential = (mode, owner) == (0o440, (0, 0));
+        // How a service manager hands over a credential: root's own, and its access list shows as the group's permission. Or how
+        // Kubernetes does: root's own, for a group that this process was put in.
+        let is_credential = mode == 0o440 && owner.0 == 0 && (owner.1 == 0 || is_our_group(owner.1));
         if mode & 0o077 != 0 && !is_credential {
             return Err(Error::Refused(format!(
                 "the key-encryption key {} can be read by others (mode {mode:04o}); run: chmod 600 {}",
@@ -250,6 +251,11 @@ fn beside(database: &Path, suffix: &str) -> PathBuf {
     let mut name = database.as_os_str().to_owned();
     name.push(suffix);
     name.into()
+}
+
+fn is_our_group(group: u32) -> bool {
+    let groups = rustix::process::getgroups().unwrap_or_default();
+    groups.into_iter().chain([rustix::process::getegid()]).any(|ours| ours.as_raw() == group)
 }
 
 /// Creates the directory of the database, if need be.

@@ -176,7 +176,7 @@ pub const KEK_FILE: Key = Key {
     default: Default::Derived("DATA_DIR/kek"),
     kind: Kind::Text,
     allowed: "the path of a file",
-    meaning: "the key-encryption key: 32 bytes in base64, mode 0600 or 0400; of root:root also 0440, as systemd hands it over",
+    meaning: "the key-encryption key: 32 bytes in base64, mode 0600 or 0400; of root and its own group also 0440, as systemd and Kubernetes hand it over",
 };
 
 /// What access tokens are signed with.
