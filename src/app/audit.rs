@@ -33,7 +33,7 @@ impl Export {
     /// take their time, and what is written meanwhile must not pile up behind a reader.
     pub async fn next(&mut self) -> Result<Option<Vec<RecordedEvent>>, Error> {
         let Some(place) = self.place else { return Ok(None) };
-        let mut db = self.store.read().await?;
+        let mut db = self.store.snapshot().await?;
         let mut found = audit_events::oldest(&mut db, self.filter.clone(), place, Self::PIECE).await?;
         self.place = found.last().map(RecordedEvent::position);
         found.retain(|event| self.ends.get(&event.stream).is_some_and(|end| event.seq <= *end));
@@ -52,7 +52,7 @@ impl App {
         self.require(caller, Scope::AuditRead, Action::AuditRead, "audit_events").await?;
         let bounds = [after::<Position>(page)?, filter.until.map(Position::of)];
         let before = bounds.into_iter().flatten().min().unwrap_or(Position::newest());
-        let mut db = self.store.read().await?;
+        let mut db = self.store.snapshot().await?;
         let found = audit_events::newest(&mut db, filter, before, page.and_one().limit).await?;
         Ok(Listed::of(found, page, |event| event.position().to_string()))
     }
@@ -67,7 +67,7 @@ impl App {
         // Who takes the whole book along is in the book.
         let event = AuditEvent::by(caller, Action::AuditExport).on("audit_events").detail(&filter);
         self.book.record(event).await?;
-        let ends = audit_events::ends(&mut self.store.read().await?).await?;
+        let ends = audit_events::ends(&mut self.store.snapshot().await?).await?;
         Ok(Export { store: self.store.clone(), filter, ends, place: Some(Position::oldest()) })
     }
 

@@ -25,6 +25,7 @@ use std::{
 };
 
 use sqlx::{PgPool, SqlitePool};
+use tokio::{sync::Semaphore, time::timeout};
 use tracing::{Instrument as _, Span};
 
 pub(super) use pieces::{Pieces, pieces};
@@ -40,6 +41,9 @@ pub use writer::Held;
 /// How long a request waits for a connection, and then for another process's lock, before it is told to come back. Both
 /// together are less than the five seconds after which clients give up.
 const WAIT: Duration = Duration::from_secs(2);
+
+/// How many at a time may read for long: fewer than there are readers, so that nobody else waits for them.
+const LONG_READERS: usize = 2;
 
 /// What can go wrong in the database.
 #[derive(Debug, thiserror::Error)]
@@ -107,6 +111,7 @@ impl fmt::Display for Database {
 pub struct Store {
     write: Writer,
     read: Readers,
+    long: Arc<Semaphore>,
     known: Arc<Known>,
 }
 
@@ -140,7 +145,8 @@ impl Store {
                 (write, Readers::Postgres(server.readers(), server.clone()))
             }
         };
-        let store = Self { write, read, known: Arc::default() };
+        let long = Arc::new(Semaphore::new(LONG_READERS));
+        let store = Self { write, read, long, known: Arc::default() };
         super::keys::revision(&mut store.read().await?).await?;
         Ok(store)
     }
@@ -185,7 +191,7 @@ impl Store {
                 Inner::Postgres(Reader::of(server.readers().acquire().await?))
             }
         };
-        Ok(Connection { inner, known: Arc::default() })
+        Ok(Connection::new(inner, Arc::default()))
     }
 
     /// Returns when another process may have changed something, which is told by PostgreSQL only; never otherwise.
@@ -250,9 +256,12 @@ impl Store {
         }))
     }
 
-    /// A connection that reads everything as it is at one moment, whatever is written meanwhile.
+    /// A connection that reads everything as it is at one moment, whatever is written meanwhile, and may take long: for
+    /// searches, exports and verification.
     pub async fn snapshot(&self) -> Result<Connection, StoreError> {
-        Ok(self.connection(match &self.read {
+        let turn = timeout(WAIT, Arc::clone(&self.long).acquire_owned()).await;
+        let turn = turn.ok().and_then(Result::ok).ok_or(sqlx::Error::PoolTimedOut)?;
+        let mut connection = self.connection(match &self.read {
             Readers::Sqlite(pool, _) => Inner::Snapshot(pool.begin().await?),
             Readers::Postgres(pool, _) => {
                 let mut reader = Reader::of(pool.acquire().await?);
@@ -262,7 +271,9 @@ impl Store {
                 postgres::begin_snapshot(reader.connection()).await?;
                 Inner::Postgres(reader)
             }
-        }))
+        });
+        connection.turn = Some(turn);
+        Ok(connection)
     }
 
     fn span(&self, text: &'static str) -> Span {
@@ -270,7 +281,7 @@ impl Store {
     }
 
     fn connection(&self, inner: Inner) -> Connection {
-        Connection { inner, known: Arc::clone(&self.known) }
+        Connection::new(inner, Arc::clone(&self.known))
     }
 
     /// Closes every connection; SQLite's last one moves the write-ahead log into the database.

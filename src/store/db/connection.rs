@@ -7,6 +7,7 @@ use std::{
 };
 
 use sqlx::{PgConnection, Postgres, Sqlite, pool::PoolConnection, sqlite::SqliteConnection};
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::{Instrument as _, Span};
 
 use super::{
@@ -19,8 +20,10 @@ use super::{
 /// A connection, reading or inside a unit of work.
 #[derive(Debug)]
 pub struct Connection {
-    pub(super) inner: Inner,
-    pub(super) known: Arc<Known>,
+    inner: Inner,
+    known: Arc<Known>,
+    /// Kept by who reads for long.
+    pub(super) turn: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug)]
@@ -126,6 +129,10 @@ impl ops::DerefMut for Tx {
 }
 
 impl Connection {
+    pub(super) fn new(inner: Inner, known: Arc<Known>) -> Self {
+        Self { inner, known, turn: None }
+    }
+
     /// From now on the process knows of `revision`.
     pub(in crate::store) fn saw_revision(&self, revision: i64) {
         self.known.revision.fetch_max(revision, Ordering::AcqRel);

@@ -33,7 +33,7 @@ impl Connection {
         } else {
             let ours = SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
             migrations::sqlite().run(&ours).await.map_err(migration_failed)?;
-            Self { inner: Inner::Sqlite(ours.acquire().await?), known: Arc::default() }.rules().await?
+            Self::new(Inner::Sqlite(ours.acquire().await?), Arc::default()).rules().await?
         };
         let found = self.rules().await?;
         let changed = ours.symmetric_difference(&found).map(|(kind, name, _)| format!("{kind} {name}"));
