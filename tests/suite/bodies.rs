@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use serde_json::json;
-use sqlx::{AssertSqlSafe, Row};
 
 use crate::{
     admin::real,
@@ -13,7 +12,7 @@ use crate::{
 
 /// Everything in the database but the book and what logins leave.
 async fn state(desk: &Desk) -> String {
-    let mut database = desk.database().await;
+    let mut forger = desk.forger().await;
     let mut text = String::new();
     for table in [
         "revision",
@@ -25,14 +24,7 @@ async fn state(desk: &Desk) -> String {
         "provider_key_versions",
         "signing_keys",
     ] {
-        let columns = format!(
-            "select group_concat('quote(' || name || ')', '||') as c from pragma_table_info('{table}')"
-        );
-        let row = sqlx::query(AssertSqlSafe(columns)).fetch_one(&mut database).await.unwrap();
-        let columns: String = row.get("c");
-        let rows = format!("select coalesce(group_concat({columns}), '') as r from {table}");
-        let row = sqlx::query(AssertSqlSafe(rows)).fetch_one(&mut database).await.unwrap();
-        text += &row.get::<String, _>("r");
+        text += &forger.contents(table).await;
     }
     text
 }

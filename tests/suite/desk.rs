@@ -26,14 +26,17 @@ use keydesk::{
 };
 use reqwest::{Client, RequestBuilder, Response};
 use serde_json::Value;
-use sqlx::{Connection, SqliteConnection};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::oneshot};
+
+use crate::{engine::OwnDatabase, forger::Forger};
 
 /// Seconds since 1970 at which every test begins.
 pub(crate) const START: i64 = 1_800_000_000;
 /// The password of every user that a test makes.
 pub(crate) const PASSWORD: &str = "correct horse battery staple";
+/// Where an SQLite database is in its desk's directory.
+const FILE: &str = "keydesk.db";
 
 /// A clock that stands still, but for a microsecond a reading, so that events have an order.
 pub(crate) struct TestClock(AtomicI64);
@@ -73,6 +76,7 @@ pub(crate) struct Desk {
     pub(crate) url: String,
     pub(crate) http: Client,
     directory: TempDir,
+    own: Option<OwnDatabase>,
     _stop: oneshot::Sender<()>,
 }
 
@@ -116,9 +120,12 @@ impl Desk {
     }
 
     async fn assemble(change: impl Fn(&mut Settings), upkeep: bool) -> Self {
-        let directory = TempDir::new().unwrap();
+        let (directory, own) = (TempDir::new().unwrap(), OwnDatabase::with_tables());
         let location = Location {
-            database: Database::File(directory.path().join("keydesk.db")),
+            database: own.as_ref().map_or_else(
+                || Database::File(directory.path().join(FILE)),
+                |own| Database::Server(own.url().parse().unwrap()),
+            ),
             kek_file: directory.path().join("kek"),
         };
         let clock = Arc::new(TestClock(AtomicI64::new(START * 1_000_000)));
@@ -144,7 +151,7 @@ impl Desk {
                 () = served.upkeep(), if upkeep => {}
             }
         });
-        Self { app, clock, url, http: Client::new(), directory, _stop: stop }
+        Self { app, clock, url, http: Client::new(), directory, own, _stop: stop }
     }
 
     pub(crate) fn get(&self, path: &str) -> RequestBuilder {
@@ -215,10 +222,12 @@ impl Desk {
         self.events().await.into_iter().filter(|event| event.request_id == response_id).collect()
     }
 
-    /// A connection of somebody who has the database file.
-    pub(crate) async fn database(&self) -> SqliteConnection {
-        let path = self.directory.path().join("keydesk.db");
-        SqliteConnection::connect(&format!("sqlite://{}", path.display())).await.unwrap()
+    /// A connection of somebody who has the database.
+    pub(crate) async fn forger(&self) -> Forger {
+        match &self.own {
+            Some(own) => Forger::of(own).await,
+            None => Forger::of_file(&self.directory.path().join(FILE)).await,
+        }
     }
 }
 

@@ -298,15 +298,14 @@ async fn nothing_is_handed_over_after_the_change_that_forbids_it() {
     // Once before, so that the key's first use is written down already.
     desk.get("/llm-keys").header("x-api-key", open(&robot.token)).send().await.unwrap();
     // Somebody shuts the robot out, and takes a moment; meanwhile the robot asks and waits for the pen.
-    let mut database = desk.database().await;
-    sqlx::query("begin immediate").execute(&mut database).await.unwrap();
-    let shut_out = "update principals set disabled_at = 1 where name = 'robot'";
-    sqlx::query(shut_out).execute(&mut database).await.unwrap();
-    sqlx::query("update revision set value = value + 1").execute(&mut database).await.unwrap();
+    let mut somebody = desk.forger().await;
+    somebody.begin_change().await;
+    somebody.run("update principals set disabled_at = 1 where name = 'robot'").await;
+    somebody.bump_revision().await;
     let request = desk.get("/llm-keys").header("x-api-key", open(&robot.token));
     let asking = tokio::spawn(request.send());
     tokio::time::sleep(Duration::from_millis(300)).await;
-    sqlx::query("commit").execute(&mut database).await.unwrap();
+    somebody.run("commit").await;
     let response = asking.await.unwrap().unwrap();
     assert_eq!(response.status(), 401);
     let outcomes: Vec<_> =
@@ -359,10 +358,8 @@ async fn without_the_scope_there_are_no_keys() {
 async fn no_key_without_a_line_in_the_book() {
     let desk = stocked().await;
     let token = desk.login("admin").await;
-    let mut database = desk.database().await;
-    let refuse =
-        "create trigger full before insert on audit_events begin select raise(abort, 'disk full'); end";
-    sqlx::query(refuse).execute(&mut database).await.unwrap();
+    let mut forger = desk.forger().await;
+    forger.refuse("insert", "audit_events", "disk full").await;
     for path in ["/llm-keys", "/llm-keys/openai"] {
         let response = desk.get(path).bearer_auth(&token).send().await.unwrap();
         assert_eq!(response.status(), 503);
@@ -378,7 +375,7 @@ async fn no_key_without_a_line_in_the_book() {
     let ready = desk.get("/health/ready").send().await.unwrap();
     assert_eq!(ready.status(), 503);
     assert_eq!(json(ready).await["checks"]["audit"], "failing");
-    sqlx::query("drop trigger full").execute(&mut database).await.unwrap();
+    forger.allow().await;
     assert_eq!(
         desk.get("/llm-keys").bearer_auth(&token).send().await.unwrap().status(),
         200,
@@ -391,10 +388,9 @@ async fn no_key_without_a_line_in_the_book() {
 async fn a_sealed_key_that_was_tampered_with_is_not_handed_over() {
     let desk = stocked().await;
     let token = desk.login("admin").await;
-    let mut database = desk.database().await;
     let swap = "update provider_key_versions set sealed = (select v.sealed from provider_key_versions v \
                 where v.id <> provider_key_versions.id)";
-    sqlx::query(swap).execute(&mut database).await.unwrap();
+    desk.forger().await.run(swap).await;
     let response = desk.get("/llm-keys").bearer_auth(&token).send().await.unwrap();
     assert_eq!(response.status(), 500);
     assert!(!response.text().await.unwrap().contains("CANARY"));
@@ -404,17 +400,13 @@ async fn a_sealed_key_that_was_tampered_with_is_not_handed_over() {
 #[tokio::test]
 async fn the_book_is_only_ever_added_to() {
     let desk = stocked().await;
-    let mut database = desk.database().await;
+    let mut forger = desk.forger().await;
     for forgery in ["update audit_events set actor = 'x'", "delete from audit_events"] {
-        let error = sqlx::query(forgery).execute(&mut database).await.unwrap_err().to_string();
+        let error = forger.attempt(forgery).await.unwrap_err().to_string();
         assert!(error.contains("audit events are never"), "{error}");
     }
-    let seqs: Vec<i64> = sqlx::query_scalar(
-        "select seq from audit_events where stream = (select stream from audit_events \
-                                             order by at desc limit 1) order by seq",
-    )
-    .fetch_all(&mut database)
-    .await
-    .unwrap();
+    let newest = "select stream from audit_events order by at desc limit 1";
+    let seqs =
+        forger.numbers(&format!("select seq from audit_events where stream = ({newest}) order by seq")).await;
     assert_eq!(seqs, (1..=i64::try_from(seqs.len()).unwrap()).collect::<Vec<_>>());
 }

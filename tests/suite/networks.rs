@@ -421,10 +421,8 @@ async fn networks_are_set_over_http_and_nobody_shuts_themselves_out() {
 #[tokio::test]
 async fn a_change_of_networks_moves_the_revision() {
     let desk = Desk::furnished().await;
-    let mut db = desk.database().await;
-    let mut revision = async || -> i64 {
-        sqlx::query_scalar("select value from revision").fetch_one(&mut db).await.unwrap()
-    };
+    let mut forger = desk.forger().await;
+    let mut revision = async || forger.number("select value from revision").await;
     let before = revision().await;
     bind(&desk, PrincipalKind::User, "alice", office()).await;
     assert_eq!(revision().await, before + 1);

@@ -105,13 +105,11 @@ async fn a_checkpoint_comes_after_a_minute_or_a_thousand_events_and_never_withou
 }
 
 /// Runs SQL that the triggers would refuse, as somebody does who has the database.
-async fn forge(desk: &Desk, sql: &'static str) {
-    let mut database = desk.database().await;
-    let rule = "select sql from sqlite_schema where name = 'audit_events_are_not_changed'";
-    let rule: String = sqlx::query_scalar(rule).fetch_one(&mut database).await.unwrap();
-    sqlx::raw_sql("drop trigger audit_events_are_not_changed").execute(&mut database).await.unwrap();
-    sqlx::raw_sql(sql).execute(&mut database).await.unwrap();
-    sqlx::raw_sql(sqlx::AssertSqlSafe(rule)).execute(&mut database).await.unwrap();
+async fn forge(desk: &Desk, sql: &str) {
+    let mut forger = desk.forger().await;
+    let rule = forger.unguard().await;
+    forger.run(sql).await;
+    forger.run(&rule).await;
 }
 
 #[tokio::test]

@@ -196,10 +196,7 @@ async fn a_client_revokes_its_own_tokens_and_learns_nothing_of_others() {
 async fn a_revocation_that_cannot_be_written_is_not_claimed() {
     let desk = Desk::open().await;
     let session = login(&desk, "admin", "").await;
-    let mut database = desk.database().await;
-    let refuse =
-        "create trigger full before update on token_families begin select raise(abort, 'disk full'); end";
-    sqlx::query(refuse).execute(&mut database).await.unwrap();
+    desk.forger().await.refuse("update", "token_families", "disk full").await;
     let response = post(&desk, "/revoke", &[("token", &session.refresh)]).await;
     assert_eq!((response.status().as_u16(), header(&response, "retry-after")), (503, "1"));
 }

@@ -14,13 +14,15 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::engine::OwnDatabase;
+
 /// The password of the first admin.
 pub(crate) const PASSWORD: &str = "correct horse battery staple";
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// A directory in which there may be a desk.
-pub(crate) struct Place(TempDir);
+/// A directory in which there may be a desk, and on PostgreSQL its database.
+pub(crate) struct Place(TempDir, Option<OwnDatabase>);
 
 /// A program that has ended.
 #[derive(Debug)]
@@ -33,7 +35,7 @@ pub(crate) struct Done {
 impl Place {
     /// An empty directory.
     pub(crate) fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
+        Self(tempfile::tempdir().unwrap(), OwnDatabase::empty())
     }
 
     /// A directory with a desk that was started and stopped once.
@@ -46,6 +48,19 @@ impl Place {
     /// The path of a file in it.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
+    }
+
+    /// Where the desk is, as the program calls it; on PostgreSQL the beginning of that.
+    pub(crate) fn desk(&self) -> &str {
+        self.1.as_ref().map_or("./keydesk-data/keydesk.db", OwnDatabase::name)
+    }
+
+    /// All that is in the database.
+    pub(crate) fn database(&self) -> Vec<u8> {
+        match &self.1 {
+            Some(own) => own.contents().into_bytes(),
+            None => fs::read(self.path(self.desk())).unwrap(),
+        }
     }
 
     /// The permissions of a file in it.
@@ -67,6 +82,7 @@ impl Place {
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_keydesk"));
         command.args(arguments).current_dir(self.0.path()).env_clear().stdin(Stdio::null());
+        command.envs(self.1.as_ref().map(|own| ("DATABASE_URL", own.url())));
         command
     }
 

@@ -267,17 +267,10 @@ async fn a_hash_with_old_parameters_is_renewed_at_login() {
     let old = "$argon2id$v=19$m=8,t=1,p=1$AQEBAQEBAQEBAQEBAQEBAQ$";
     let weak = argon2_hash(PASSWORD);
     assert!(weak.starts_with(old));
-    let mut database = desk.database().await;
-    sqlx::query("update principals set password_hash = $1 where name = 'admin'")
-        .bind(&weak)
-        .execute(&mut database)
-        .await
-        .unwrap();
+    let mut forger = desk.forger().await;
+    forger.run(&format!("update principals set password_hash = '{weak}' where name = 'admin'")).await;
     desk.login("admin").await;
-    let stored: String = sqlx::query_scalar("select password_hash from principals where name = 'admin'")
-        .fetch_one(&mut database)
-        .await
-        .unwrap();
+    let stored = forger.text("select password_hash from principals where name = 'admin'").await;
     assert!(stored.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{stored}");
     let actions: Vec<_> = desk.events().await.into_iter().map(|event| event.action).take(2).collect();
     assert_eq!(actions, ["token.issue", "user.rehash_password"]);
