@@ -245,7 +245,7 @@ fn keyring() -> Keyring {
         let id = id();
         (id, purpose.as_str().to_owned(), kek.new_data_key(id, purpose, &SystemEntropy))
     });
-    Keyring::unwrap(&kek, &keys).expect("both keys are there")
+    Keyring::unwrap(&kek.into(), &keys).expect("both keys are there")
 }
 
 /// What the book says of a key read.

@@ -29,7 +29,7 @@ pub use secrets::Secrets;
 pub(crate) use secrets::trim_newline;
 
 use crate::{
-    app::{desk::Database, limits::Limits},
+    app::{desk::Database, kek, limits::Limits},
     crypto::jwt::Algorithm,
     model::{Network, Networks, PasswordPolicy, Rate, password::MAX_PASSWORD_BYTES},
 };
@@ -67,8 +67,8 @@ pub struct Config {
     pub limits: Limits,
     /// The database.
     pub database: Database,
-    /// The file of the key-encryption key.
-    pub kek_file: PathBuf,
+    /// The files of the key-encryption key.
+    pub kek: kek::Files,
     /// Access tokens.
     pub token: Token,
     /// Whether users may log in with a password at the token endpoint.
@@ -153,8 +153,7 @@ pub fn load(flags: &Flags, environment: &Environment) -> Result<Config, Error> {
     let metrics_listen = metrics_listen(&layers)?;
     let public_url = public_url(&mut layers, listen, tls.is_some())?;
     let database = database(&mut layers, &data_dir)?;
-    layers.derive(&keys::KEK_FILE, data_dir.join("kek").display());
-    let kek_file = layers.path(&keys::KEK_FILE)?;
+    let kek = kek_files(&mut layers, &data_dir)?;
     let token = Token {
         algorithm: layers
             .checked(&keys::TOKEN_ALGORITHM, |text| text.parse().or(wrong("is not one of them")))?,
@@ -192,7 +191,7 @@ pub fn load(flags: &Flags, environment: &Environment) -> Result<Config, Error> {
         connections: layers.checked(&keys::LIMITS_CONNECTIONS, connections)?,
         connections_per_source: layers.checked(&keys::LIMITS_CONNECTIONS_PER_SOURCE, connections)?,
         database,
-        kek_file,
+        kek,
         token,
         password_enabled: layers.checked(&keys::PASSWORD_ENABLED, boolean)?,
         password_policy: PasswordPolicy { min_length },
@@ -308,6 +307,16 @@ fn database(layers: &mut Layers, data_dir: &Path) -> Result<Database, Error> {
         layers.show_instead(&keys::DATABASE_URL, format!("postgres://… ({server})"));
     }
     Ok(found)
+}
+
+/// A previous key-encryption key that nobody names may be there or not.
+fn kek_files(layers: &mut Layers, data_dir: &Path) -> Result<kek::Files, Error> {
+    layers.derive(&keys::KEK_FILE, data_dir.join("kek").display());
+    let current = layers.path(&keys::KEK_FILE)?;
+    let is_given = layers.is_given(&keys::KEK_PREVIOUS_FILE);
+    layers.derive(&keys::KEK_PREVIOUS_FILE, kek::Files::usual_previous(&current).display());
+    let previous = layers.path(&keys::KEK_PREVIOUS_FILE)?;
+    Ok(kek::Files { current, previous: is_given.then_some(previous) })
 }
 
 fn sqlite_path(url: &str) -> Result<PathBuf, String> {

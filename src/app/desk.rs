@@ -6,7 +6,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
@@ -16,6 +16,7 @@ use super::{
     alarms::Unwritten,
     book::{Book, Chain, Filing},
     health::Health,
+    kek,
     limits::Limiters,
     principals::object,
     shed::Shed,
@@ -25,13 +26,17 @@ use super::{
 };
 use crate::{
     crypto::{
-        keyring::{Kek, Keyring, Purpose},
+        keyring::{Kek, Keks, Keyring, Purpose},
         password::PasswordPool,
     },
     metrics::Metrics,
     model::{Action, AuditEvent, Caller, Principal, PrincipalKind, Project, ProjectName, Role, Scope},
     secret::Secret,
-    store::{Alone, Store, StoreError, grants, keys, principals, projects},
+    store::{
+        Alone, Store, StoreError, grants,
+        keys::{self, DataKeyRow},
+        principals, projects,
+    },
 };
 
 pub use crate::store::{Database, Server};
@@ -41,8 +46,8 @@ pub use crate::store::{Database, Server};
 pub struct Location {
     /// The database.
     pub database: Database,
-    /// The file of the key-encryption key.
-    pub kek_file: PathBuf,
+    /// The files of the key-encryption key.
+    pub kek: kek::Files,
 }
 
 /// What the first start made.
@@ -102,52 +107,6 @@ impl Location {
         }
     }
 
-    /// Reads the KEK, which must exist and be readable by its owner only, or be root's.
-    fn kek(&self) -> Result<Kek, Error> {
-        let path = &self.kek_file;
-        let (mode, owner) = match fs::metadata(path) {
-            Ok(metadata) => (metadata.permissions().mode() & 0o777, (metadata.uid(), metadata.gid())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(Error::Refused(format!(
-                    "the key-encryption key {} is missing, and without it the database {} cannot be opened; restore \
-                     the file from where you keep it",
-                    path.display(),
-                    self.database
-                )));
-            }
-            Err(error) => return Err(refuse("cannot read the key-encryption key", path, &error)),
-        };
-        // How a service manager hands over a credential: root's own, and its access list shows as the group's permission. Or how
-        // Kubernetes does: root's own, for a group that this process was put in.
-        let is_credential = mode == 0o440 && owner.0 == 0 && (owner.1 == 0 || is_our_group(owner.1));
-        if mode & 0o077 != 0 && !is_credential {
-            return Err(Error::Refused(format!(
-                "the key-encryption key {} can be read by others (mode {mode:04o}); run: chmod 600 {}",
-                path.display(),
-                path.display()
-            )));
-        }
-        let text = fs::read_to_string(path)
-            .map_err(|error| refuse("cannot read the key-encryption key", path, &error))?;
-        Kek::from_text(&Secret::new(text)).map_err(|error| {
-            Error::Refused(format!("the key-encryption key {} is of no use: {error}", path.display()))
-        })
-    }
-
-    /// The KEK that is here, or a new one. Only for a desk that does not exist yet.
-    #[expect(clippy::disallowed_methods, reason = "the new key is written to its file")]
-    fn kek_or_new(&self, surroundings: &Surroundings) -> Result<Kek, Error> {
-        if self.kek_file.exists() {
-            return self.kek();
-        }
-        let text = Kek::generate(&*surroundings.entropy);
-        let directory = self.kek_file.parent().unwrap_or(Path::new("."));
-        create_private_directory(directory).map_err(|error| refuse("cannot create", directory, &error))?;
-        write_private_file(&self.kek_file, &format!("{}\n", text.expose()))
-            .map_err(|error| refuse("cannot write the key-encryption key", &self.kek_file, &error))?;
-        self.kek()
-    }
-
     /// Makes a desk: database, data keys, signing key, project `default`, user `admin`.
     pub async fn initialise(
         &self,
@@ -157,8 +116,8 @@ impl Location {
         admin_password: Secret,
     ) -> Result<FirstStart, Error> {
         let app = match &self.database {
-            Database::File(database) => self.draft(database, settings, surroundings).await?,
-            Database::Server(_) => self.begin_on_server(settings, surroundings).await?,
+            Database::File(database) => Box::pin(self.draft(database, settings, surroundings)).await?,
+            Database::Server(_) => Box::pin(self.begin_on_server(settings, surroundings)).await?,
         };
         app.settle_in(caller, admin_password).await?;
         app.close().await;
@@ -178,7 +137,7 @@ impl Location {
         settings: Settings,
         surroundings: Surroundings,
     ) -> Result<App, Error> {
-        let kek = self.kek_or_new(&surroundings)?;
+        let keks = self.kek.read_or_new(&surroundings)?;
         for leftover in ["", "-wal", "-shm"] {
             let path = beside(database, &format!("{DRAFT}{leftover}"));
             if path.exists() {
@@ -188,39 +147,59 @@ impl Location {
         let draft = beside(database, DRAFT);
         write_private_file(&draft, "").map_err(|error| refuse("cannot create", &draft, &error))?;
         let store = Store::open(&Database::File(draft), true).await?;
-        insert_data_keys(&store, &kek, &surroundings).await?;
-        App::assemble(store, &kek, settings, surroundings).await
+        insert_data_keys(&store, &keks.current, &surroundings).await?;
+        let rows = keys::data_keys(&mut store.read().await?).await?;
+        let unlocked = self.unlocked(keks, rows)?;
+        App::assemble(store, unlocked, settings, surroundings).await
     }
 
     /// An empty desk in the database of a server. A first start that did not come to its end has left its keys there.
     async fn begin_on_server(&self, settings: Settings, surroundings: Surroundings) -> Result<App, Error> {
         let store = Store::open(&self.database, true).await.map_err(|error| self.unusable(error))?;
-        let is_new = keys::data_keys(&mut store.read().await?).await?.is_empty();
-        let kek = if is_new { self.kek_or_new(&surroundings)? } else { self.kek()? };
-        if is_new {
-            insert_data_keys(&store, &kek, &surroundings).await?;
+        if keys::data_keys(&mut store.read().await?).await?.is_empty() {
+            let keks = self.kek.read_or_new(&surroundings)?;
+            insert_data_keys(&store, &keks.current, &surroundings).await?;
         }
-        self.check_untouched(&kek).await?;
-        App::assemble(store, &kek, settings, surroundings).await
+        App::assemble(store, self.unlock().await?, settings, surroundings).await
+    }
+
+    pub(super) async fn must_exist(&self) -> Result<(), Error> {
+        if self.exists().await? {
+            return Ok(());
+        }
+        Err(Error::Refused(format!(
+            "there is no desk at {}; `keydesk serve` makes one, or name the right place with --data-dir or DATABASE_URL",
+            self.database
+        )))
     }
 
     /// Opens the desk that is here.
     pub async fn open(&self, settings: Settings, surroundings: Surroundings) -> Result<App, Error> {
-        if !self.exists().await? {
-            return Err(Error::Refused(format!(
-                "there is no desk at {}; `keydesk serve` makes one, or name the right place with --data-dir or \
-                 DATABASE_URL",
-                self.database
-            )));
-        }
-        let kek = self.kek()?;
-        self.check_untouched(&kek).await?;
+        self.must_exist().await?;
+        let unlocked = match self.unlock().await {
+            // Between the reading of the files and of the database, the key-encryption key may have been replaced.
+            Err(Error::Refused(_)) => self.unlock().await?,
+            other => other?,
+        };
         let store = Store::open(&self.database, false).await.map_err(|error| self.unusable(error))?;
-        App::assemble(store, &kek, settings, surroundings).await
+        App::assemble(store, unlocked, settings, surroundings).await
     }
 
-    /// Looks whether database and KEK belong together, without changing either.
-    async fn check_untouched(&self, kek: &Kek) -> Result<(), Error> {
+    /// Opens the data keys with the KEK and the one before it, without changing anything.
+    async fn unlock(&self) -> Result<Unlocked, Error> {
+        let (keks, rows) = self.checked().await?;
+        self.unlocked(keks, rows)
+    }
+
+    /// The KEKs, and the data keys, each of which one of them opens.
+    pub(super) async fn checked(&self) -> Result<(Keks, Vec<DataKeyRow>), Error> {
+        let (keks, rows) = (self.kek.read()?, self.data_keys().await?);
+        self.check(&keks, &rows)?;
+        Ok((keks, rows))
+    }
+
+    /// The wrapped data keys, read from a database that stays as it is.
+    pub(super) async fn data_keys(&self) -> Result<Vec<DataKeyRow>, Error> {
         if let Database::File(file) = &self.database
             && fs::metadata(file).is_ok_and(|metadata| metadata.len() == 0)
         {
@@ -230,16 +209,43 @@ impl Location {
             )));
         }
         let mut db = Store::inspect(&self.database).await.map_err(|error| self.unusable(error))?;
-        let rows = keys::data_keys(&mut db).await.map_err(|error| self.unusable(error))?;
-        if rows.iter().any(|row| row.kek_id != kek.id()) {
+        keys::data_keys(&mut db).await.map_err(|error| self.unusable(error))
+    }
+
+    fn check(&self, keks: &Keks, rows: &[DataKeyRow]) -> Result<(), Error> {
+        let ids = [Some(keks.current.id()), keks.previous.as_ref().map(Kek::id)];
+        let foreign = rows.iter().filter(|row| !ids.iter().flatten().any(|id| row.kek_id == id)).count();
+        if foreign > 0 {
             return Err(Error::Refused(format!(
-                "the key-encryption key {} is not the one that the database {} was sealed with; put the right file \
-                 there, or name it in kek.file",
-                self.kek_file.display(),
-                self.database
+                "the key-encryption key {} is not the one that the database {} was sealed with ({foreign} of {} data \
+                 keys{}); put the right file there, or name it in kek.file; if another has replaced it, the one before \
+                 it belongs in kek.previous_file",
+                self.kek.current.display(),
+                self.database,
+                rows.len(),
+                if keks.previous.is_some() { ", nor is the previous one" } else { "" }
             )));
         }
+        for row in rows {
+            keks.check(row.id, &row.purpose, &row.wrapped).map_err(|error| {
+                Error::Refused(format!(
+                    "data key {} in the database {} is damaged ({error}); restore a backup",
+                    row.id, self.database
+                ))
+            })?;
+        }
         Ok(())
+    }
+
+    fn unlocked(&self, keks: Keks, rows: Vec<DataKeyRow>) -> Result<Unlocked, Error> {
+        let rows: Vec<_> = rows.into_iter().map(|row| (row.id, row.purpose, row.wrapped)).collect();
+        let keyring = Keyring::unwrap(&keks, &rows).map_err(|error| {
+            Error::Refused(format!(
+                "a data key in the database {} is missing ({error}); restore a backup",
+                self.database
+            ))
+        })?;
+        Ok(Unlocked { keyring, keks: kek::Held::new(self.kek.clone(), keks) })
     }
 
     fn unusable(&self, error: impl std::fmt::Display) -> Error {
@@ -247,15 +253,17 @@ impl Location {
     }
 }
 
-fn beside(database: &Path, suffix: &str) -> PathBuf {
-    let mut name = database.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
+/// What the KEK has opened.
+struct Unlocked {
+    keyring: Keyring,
+    keks: kek::Held,
 }
 
-fn is_our_group(group: u32) -> bool {
-    let groups = rustix::process::getgroups().unwrap_or_default();
-    groups.into_iter().chain([rustix::process::getegid()]).any(|ours| ours.as_raw() == group)
+/// The path whose name is that of `path` with `suffix` behind it.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
 
 /// Creates the directory of the database, if need be.
@@ -298,17 +306,10 @@ async fn insert_data_keys(store: &Store, kek: &Kek, surroundings: &Surroundings)
 impl App {
     async fn assemble(
         store: Store,
-        kek: &Kek,
+        Unlocked { keyring, keks }: Unlocked,
         settings: Settings,
         surroundings: Surroundings,
     ) -> Result<Self, Error> {
-        let rows = keys::data_keys(&mut store.read().await?).await?;
-        let rows: Vec<_> = rows.into_iter().map(|row| (row.id, row.purpose, row.wrapped)).collect();
-        let keyring = Keyring::unwrap(kek, &rows).map_err(|error| {
-            Error::Refused(format!(
-                "a data key in the database is damaged or missing ({error}); restore a backup"
-            ))
-        })?;
         let metrics = Metrics::new();
         let passwords = PasswordPool::start(Arc::clone(&surroundings.entropy), metrics.clone())
             .map_err(Error::internal)?;
@@ -319,6 +320,7 @@ impl App {
         let app = Self {
             store,
             keyring,
+            keks,
             signing_keys,
             passwords,
             turns: Turns::default(),
@@ -363,11 +365,11 @@ impl App {
     }
 }
 
-fn refuse(what: &str, path: &Path, error: &io::Error) -> Error {
+pub(super) fn refuse(what: &str, path: &Path, error: &io::Error) -> Error {
     Error::Refused(format!("{what} {}: {error}", path.display()))
 }
 
-fn create_private_directory(path: &Path) -> io::Result<()> {
+pub(super) fn create_private_directory(path: &Path) -> io::Result<()> {
     if path.as_os_str().is_empty() || path.is_dir() {
         return Ok(());
     }
@@ -394,6 +396,6 @@ pub fn write_private_file(path: &Path, text: &str) -> io::Result<()> {
     sync_directory(path.parent().unwrap_or(Path::new(".")))
 }
 
-fn sync_directory(path: &Path) -> io::Result<()> {
+pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     fs::File::open(if path.as_os_str().is_empty() { Path::new(".") } else { path })?.sync_all()
 }

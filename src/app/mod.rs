@@ -17,6 +17,7 @@ mod error;
 pub mod grants;
 pub mod health;
 pub mod import;
+pub mod kek;
 pub mod limits;
 pub mod llm_keys;
 mod login;
@@ -130,6 +131,7 @@ pub struct Surroundings {
 pub struct App {
     store: Store,
     keyring: Keyring,
+    keks: kek::Held,
     signing_keys: signing_keys::Ring,
     passwords: PasswordPool,
     turns: throttle::Turns,

@@ -47,6 +47,7 @@ impl App {
     async fn observe_keys(&self, state: &mut State) -> Result<(), Error> {
         let mut db = self.store.read().await?;
         state.data_key_created_at = keys::oldest_data_key(&mut db).await?.map(seconds);
+        state.data_keys = self.keks.count(&keys::data_keys(&mut db).await?).to_vec();
         let (oldest, expiry) = provider_keys::extremes(&mut db).await?;
         state.oldest_provider_key_set_at = oldest.map(seconds);
         state.next_provider_key_expires_at = expiry.map(seconds);

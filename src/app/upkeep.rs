@@ -14,6 +14,8 @@ use crate::store::{Hearing, keys, rate_limits, throttles, token_families};
 const WATCH: Duration = Duration::from_millis(250);
 /// How often to write down how many were turned away, and to look whether a checkpoint is due.
 const SECOND: Duration = Duration::from_secs(1);
+/// How often to look whether the files of the key-encryption key still open what they have to.
+const KEKS: Duration = Duration::from_secs(10);
 /// How often to forget.
 const FORGET: Duration = Duration::from_mins(1);
 /// How many rows one transaction forgets at most, so that nobody waits long for it.
@@ -29,6 +31,8 @@ impl App {
             every(SECOND, "could not remember which API keys were used", || self.record_uses()),
             every(SECOND, "could not make a checkpoint of the book", || self.make_due_checkpoint(false)),
             every(SECOND, "could not look which checkpoints are to be filed", || self.file_checkpoints()),
+            every(SECOND, "could not wrap data keys by the key-encryption key", || self.rewrap_by_itself()),
+            every(KEKS, "could not look which key-encryption key is in use", || self.watch_keks()),
             every(FORGET, "could not clear what is over", || self.forget()),
             every(FORGET, "could not remove old events from the book", || self.prune_book()),
         );

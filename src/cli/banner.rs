@@ -95,7 +95,8 @@ impl Banner<'_> {
 
     fn first_start(&self, text: &mut String, admin: &AdminPassword) {
         let path = |path: &std::path::Path| one_line(&path.display().to_string());
-        let (database, kek) = (one_line(&self.location.database.to_string()), path(&self.location.kek_file));
+        let (database, kek) =
+            (one_line(&self.location.database.to_string()), path(&self.location.kek.current));
         let _ = writeln!(text, "A new desk is made: project default, user admin.");
         let _ = writeln!(text, "  Database:           {database}");
         let _ = writeln!(text, "  Key-encryption key: {kek}");

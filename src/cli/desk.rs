@@ -25,11 +25,19 @@ impl Desk {
         let app = location(config).open(settings(config, issuer), surroundings()).await?;
         Ok(Self { app, caller: caller(), out })
     }
+
+    /// Leaves it. If it `anchors`, a checkpoint covers what was done.
+    pub(super) async fn leave(self, anchors: bool) {
+        if anchors && let Err(error) = self.app.checkpoint_own().await {
+            tracing::warn!(%error, "what was done has no checkpoint yet; the next process makes one");
+        }
+        self.app.close().await;
+    }
 }
 
 /// Where the desk is.
 pub(super) fn location(config: &Config) -> Location {
-    Location { database: config.database.clone(), kek_file: config.kek_file.clone() }
+    Location { database: config.database.clone(), kek: config.kek.clone() }
 }
 
 /// What the operator decided about the operations.

@@ -14,6 +14,7 @@ mod desk;
 mod environment;
 mod failure;
 mod grants;
+mod kek;
 mod output;
 mod projects;
 mod prompt;
@@ -82,6 +83,12 @@ Stop it with SIGTERM or Ctrl-C: it finishes the requests it has accepted. A seco
     Serve(serve::Args),
     #[command(flatten)]
     AtDesk(AtDesk),
+    /// The key-encryption key, which the whole database depends on
+    #[command(after_help = "Example:\n  keydesk kek status")]
+    Kek {
+        #[command(subcommand)]
+        command: kek::Command,
+    },
     /// Print the OpenAPI document
     #[command(after_help = "Example:\n  keydesk openapi --yaml > keydesk.yaml")]
     Openapi {
@@ -203,6 +210,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
             let config = config::load(&flags, &environment)?;
             in_runtime(&config, config.traces_endpoint.as_deref(), serve::run(&config, environment))
         }
+        Command::Kek { command } => {
+            let config = config::load(&flags, &Environment::capture())?;
+            in_runtime(&config, None, kek::run(&config, out, command))
+        }
         Command::AtDesk(command) => {
             let environment = Environment::capture();
             let config = config::load(&flags, &environment)?;
@@ -250,10 +261,7 @@ async fn at_desk(
         AtDesk::Audit { command } => audit::run(&desk, command).await,
         AtDesk::Alert { command } => alerts::run(&desk, config, environment, command).await,
     };
-    if anchors && let Err(error) = desk.app.checkpoint_own().await {
-        tracing::warn!(%error, "what was done has no checkpoint yet; the next process makes one");
-    }
-    desk.app.close().await;
+    desk.leave(anchors).await;
     result
 }
 

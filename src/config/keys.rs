@@ -179,6 +179,15 @@ pub const KEK_FILE: Key = Key {
     meaning: "the key-encryption key: 32 bytes in base64, mode 0600 or 0400; of root and its own group also 0440, as systemd and Kubernetes hand it over",
 };
 
+/// The file of the key-encryption key before it.
+pub const KEK_PREVIOUS_FILE: Key = Key {
+    name: "kek.previous_file",
+    default: Default::Derived("KEK_FILE.previous, if it is there"),
+    kind: Kind::Text,
+    allowed: "the path of a file",
+    meaning: "the key-encryption key before the one in kek.file, until nothing is wrapped by it any more",
+};
+
 /// What access tokens are signed with.
 pub const TOKEN_ALGORITHM: Key = Key {
     name: "token.algorithm",
@@ -378,6 +387,7 @@ pub const KEYS: &[Key] = &[
     LIMITS_CONNECTIONS_PER_SOURCE,
     DATABASE_URL,
     KEK_FILE,
+    KEK_PREVIOUS_FILE,
     TOKEN_ALGORITHM,
     TOKEN_ACCESS_TTL,
     TOKEN_REFRESH_IDLE,

@@ -29,7 +29,7 @@ fn the_defaults_are_what_the_table_says() {
     assert_eq!(config.listen.to_string(), "127.0.0.1:8000");
     assert_eq!(config.public_url, None);
     assert_eq!(config.database.to_string(), "./keydesk-data/keydesk.db");
-    assert_eq!(config.kek_file, Path::new("./keydesk-data/kek"));
+    assert_eq!(config.kek.current, Path::new("./keydesk-data/kek"));
     assert_eq!(config.token.algorithm, Algorithm::EdDsa);
     assert_eq!(config.token.access_ttl, Duration::from_mins(10));
     assert_eq!(config.token.audience, "keydesk");
@@ -60,7 +60,7 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
     assert_eq!(config.listen.port(), 3);
     assert_eq!(config.token.audience, "variable");
     assert_eq!(config.data_dir, Path::new("/file"));
-    assert_eq!(config.kek_file, Path::new("/file/kek"));
+    assert_eq!(config.kek.current, Path::new("/file/kek"));
 }
 
 #[test]
@@ -78,6 +78,7 @@ fn every_key_can_be_set_in_the_file_and_in_the_environment() {
         ("limits.connections_per_source", "5", "5"),
         ("database.url", "sqlite:///var/k.db", "'sqlite:///var/k.db'"),
         ("kek.file", "/run/kek", "'/run/kek'"),
+        ("kek.previous_file", "/run/old", "'/run/old'"),
         ("token.algorithm", "ES256", "'ES256'"),
         ("token.access_ttl", "1h", "'1h'"),
         ("token.audience", "https://x", "'https://x'"),

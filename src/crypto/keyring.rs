@@ -3,6 +3,7 @@
 //! The KEK lives in a file outside the database. The database holds data keys only wrapped by it, so that the database
 //! alone is worthless, and a new KEK means re-wrapping a few data keys instead of every row. Two data keys are made at
 //! first start: one seals records, one keys the MACs (`ETag`s, fingerprints), which must not change when rows are re-sealed.
+//! While a KEK is being replaced there are two of them, and a data key says which one wraps it.
 //!
 //! A sealed record is `0x01 | key id (16) | nonce (12) | AES-256-GCM ciphertext and tag`. The associated data are the
 //! first 17 bytes and the record's place (table, row id, column, each with its length), so that a record moved to another
@@ -69,6 +70,10 @@ impl Purpose {
             Self::Seal => "seal",
             Self::Mac => "mac",
         }
+    }
+
+    fn of(text: &str) -> Self {
+        if text == Self::Mac.as_str() { Self::Mac } else { Self::Seal }
     }
 }
 
@@ -137,13 +142,61 @@ impl Kek {
         seal_with(&self.wrap, self.id, data_key_place(id), purpose.as_str(), &*key, source)
     }
 
-    fn unwrap_data_key(&self, id: Id, purpose: Purpose, wrapped: &[u8]) -> Result<Key, SealError> {
+    /// Whether a data key that it wraps opens.
+    pub fn check(&self, id: Id, purpose: &str, wrapped: &[u8]) -> Result<(), SealError> {
+        self.open(id, Purpose::of(purpose), wrapped).map(drop)
+    }
+
+    fn open(&self, id: Id, purpose: Purpose, wrapped: &[u8]) -> Result<Key, SealError> {
         if key_id(wrapped)? != self.id {
             return Err(SealError::UnknownKey);
         }
         let bytes = open_with(&self.wrap, data_key_place(id), purpose.as_str(), wrapped)?;
         let key: [u8; 32] = bytes.as_slice().try_into().map_err(|_| SealError::NotAuthentic)?;
         Ok(Key(Zeroizing::new(key)))
+    }
+}
+
+/// The KEK that wraps and, while it takes the place of another, that one too.
+#[derive(Debug)]
+pub struct Keks {
+    /// What wraps.
+    pub current: Kek,
+    /// What has wrapped before, and only opens.
+    pub previous: Option<Kek>,
+}
+
+impl From<Kek> for Keks {
+    fn from(current: Kek) -> Self {
+        Self { current, previous: None }
+    }
+}
+
+impl Keks {
+    /// Whether a data key opens.
+    pub fn check(&self, id: Id, purpose: &str, wrapped: &[u8]) -> Result<(), SealError> {
+        self.open(id, Purpose::of(purpose), wrapped).map(drop)
+    }
+
+    /// The same data key, wrapped by the current KEK.
+    pub fn rewrap(
+        &self,
+        id: Id,
+        purpose: &str,
+        wrapped: &[u8],
+        source: &dyn Entropy,
+    ) -> Result<Vec<u8>, SealError> {
+        let purpose = Purpose::of(purpose);
+        let Key(key) = self.open(id, purpose, wrapped)?;
+        let Kek { id: kek, wrap } = &self.current;
+        Ok(seal_with(wrap, *kek, data_key_place(id), purpose.as_str(), &*key, source))
+    }
+
+    fn open(&self, id: Id, purpose: Purpose, wrapped: &[u8]) -> Result<Key, SealError> {
+        let by = key_id(wrapped)?;
+        let kek =
+            [Some(&self.current), self.previous.as_ref()].into_iter().flatten().find(|kek| kek.id == by);
+        kek.ok_or(SealError::UnknownKey)?.open(id, purpose, wrapped)
     }
 }
 
@@ -168,17 +221,20 @@ impl std::fmt::Debug for Keyring {
 impl Keyring {
     /// Unwraps the data keys of a database: identifier, purpose and wrapped bytes of each, oldest first. The newest
     /// `seal` key seals; the older ones only open.
-    pub fn unwrap(kek: &Kek, data_keys: &[(Id, String, Vec<u8>)]) -> Result<Self, SealError> {
+    pub fn unwrap(keks: &Keks, data_keys: &[(Id, String, Vec<u8>)]) -> Result<Self, SealError> {
         let (mut current, mut ciphers, mut mac) = (None, HashMap::new(), None);
         for (id, purpose, wrapped) in data_keys {
-            if purpose == Purpose::Mac.as_str() {
-                let key = kek.unwrap_data_key(*id, Purpose::Mac, wrapped)?;
-                let audit = Arc::new(AuditKeys::derive(&key));
-                mac = Some((hmac::Key::new(hmac::HMAC_SHA256, &*key.derive(b"mac v1")), audit));
-            } else {
-                let key = kek.unwrap_data_key(*id, Purpose::Seal, wrapped)?;
-                ciphers.insert(*id.as_bytes(), key.cipher(b"seal v1"));
-                current = Some(*id);
+            let purpose = Purpose::of(purpose);
+            let key = keks.open(*id, purpose, wrapped)?;
+            match purpose {
+                Purpose::Mac => {
+                    let audit = Arc::new(AuditKeys::derive(&key));
+                    mac = Some((hmac::Key::new(hmac::HMAC_SHA256, &*key.derive(b"mac v1")), audit));
+                }
+                Purpose::Seal => {
+                    ciphers.insert(*id.as_bytes(), key.cipher(b"seal v1"));
+                    current = Some(*id);
+                }
             }
         }
         match (current, mac) {

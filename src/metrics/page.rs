@@ -33,6 +33,8 @@ pub struct State {
     pub signing_key_activated_at: Option<f64>,
     /// When the oldest data key was made.
     pub data_key_created_at: Option<f64>,
+    /// How many data keys which KEK wraps.
+    pub data_keys: Vec<(&'static str, usize)>,
     /// When the oldest current version of a provider key was set.
     pub oldest_provider_key_set_at: Option<f64>,
     /// When the next provider key expires.
@@ -70,6 +72,15 @@ impl State {
             ready.get_or_create(&[("dependency", *dependency)]).set(i64::from(*works));
         }
         registry.register("ready", "Whether what the desk depends on works: 1 or 0", ready);
+        let data_keys: Family<[(&str, &str); 1], Gauge> = Family::default();
+        for (kek, count) in &self.data_keys {
+            data_keys.get_or_create(&[("kek", *kek)]).set(i64::try_from(*count).unwrap_or(i64::MAX));
+        }
+        registry.register(
+            "data_keys",
+            "Data-encryption keys by what wraps them: the current key-encryption key, the previous one, another one",
+            data_keys,
+        );
         registry.register(
             "audit_queue",
             "Events that wait to be written in the book; what is asked beyond 1024 is refused",

@@ -93,6 +93,8 @@ pub enum Action {
     SigningKeyCreate,
     /// A signing key was declared compromised.
     SigningKeyRevoke,
+    /// A data key was wrapped by another key-encryption key.
+    DataKeyRewrap,
     /// A rule found something that somebody should hear of.
     AlarmRaise,
     /// A message to a webhook could not be delivered, and is not tried again.
@@ -142,6 +144,7 @@ impl Action {
             Self::ProviderKeyDelete => "provider_key.delete",
             Self::SigningKeyCreate => "signing_key.create",
             Self::SigningKeyRevoke => "signing_key.revoke",
+            Self::DataKeyRewrap => "data_key.rewrap",
             Self::AlarmRaise => "alarm.raise",
             Self::WebhookGiveUp => "webhook.give_up",
         }

@@ -51,6 +51,23 @@ pub async fn insert_data_key(tx: &mut Tx, key: DataKeyRow, now: Timestamp) -> Re
     tx.execute(statement).await.map(drop)
 }
 
+/// Wraps a data key by another KEK, unless it is no more what was read, and tells whether it was.
+pub async fn rewrap_data_key(
+    tx: &mut Tx,
+    read: &DataKeyRow,
+    kek_id: [u8; 16],
+    wrapped: Vec<u8>,
+) -> Result<bool, StoreError> {
+    let statement = sql("update data_keys set kek_id = $1, wrapped = $2 \
+                         where id = $3 and kek_id = $4 and wrapped = $5")
+    .bind(kek_id.to_vec())
+    .bind(wrapped)
+    .bind(read.id)
+    .bind(read.kek_id.clone())
+    .bind(read.wrapped.clone());
+    Ok(tx.execute(statement).await? == 1)
+}
+
 /// A sealed signing key.
 #[derive(Debug)]
 pub struct SigningKeyRow {

@@ -12,6 +12,7 @@ use keydesk::{
     app::{
         App, AuditSettings, Settings, Surroundings,
         desk::{Database, Location},
+        kek::Files,
         limits::Limits,
         service_accounts::NewServiceAccount,
         users::NewUser,
@@ -126,7 +127,7 @@ impl Desk {
                 || Database::File(directory.path().join(FILE)),
                 |own| Database::Server(own.url().parse().unwrap()),
             ),
-            kek_file: directory.path().join("kek"),
+            kek: Files { current: directory.path().join("kek"), previous: None },
         };
         let clock = Arc::new(TestClock(AtomicI64::new(START * 1_000_000)));
         let surroundings =

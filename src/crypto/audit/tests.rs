@@ -24,7 +24,7 @@ fn keys() -> std::sync::Arc<AuditKeys> {
     let row = |n: u8, purpose: &str| {
         (Id::from_bytes([n; 16]), purpose.to_owned(), unhex(field(&format!("wrapped_{purpose}_key"))))
     };
-    Keyring::unwrap(&kek, &[row(1, "seal"), row(2, "mac")]).unwrap().audit()
+    Keyring::unwrap(&kek.into(), &[row(1, "seal"), row(2, "mac")]).unwrap().audit()
 }
 
 fn event(row: &Value) -> RecordedEvent {

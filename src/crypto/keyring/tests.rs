@@ -29,11 +29,12 @@ fn id(byte: u8) -> Id {
     Id::from_bytes([byte; 16])
 }
 
-fn keyring(kek: &Kek) -> Keyring {
+fn keyring(kek: Kek) -> Keyring {
     let source = counter();
     let row =
         |n, purpose: Purpose| (id(n), purpose.as_str().to_owned(), kek.new_data_key(id(n), purpose, &source));
-    Keyring::unwrap(kek, &[row(1, Purpose::Seal), row(2, Purpose::Mac)]).unwrap()
+    let rows = [row(1, Purpose::Seal), row(2, Purpose::Mac)];
+    Keyring::unwrap(&kek.into(), &rows).unwrap()
 }
 
 fn kek(byte: u8) -> Kek {
@@ -51,7 +52,7 @@ fn the_format_is_the_one_of_the_vectors() {
     let kek = Kek::from_text(&Secret::new(field("kek_file"))).unwrap();
     assert_eq!(hex(&kek.id()), field("kek_id"));
     let keyring = Keyring::unwrap(
-        &kek,
+        &kek.into(),
         &[
             (id(1), "seal".to_owned(), unhex(field("wrapped_seal_key"))),
             (id(2), "mac".to_owned(), unhex(field("wrapped_mac_key"))),
@@ -65,7 +66,7 @@ fn the_format_is_the_one_of_the_vectors() {
 
 #[test]
 fn a_record_opens_only_where_it_was_sealed() {
-    let ring = keyring(&kek(9));
+    let ring = keyring(kek(9));
     let record = ring.seal(PLACE, b"sk-secret", &counter());
     assert_eq!(*ring.open(PLACE, &record).unwrap(), b"sk-secret");
     for moved in [
@@ -79,7 +80,7 @@ fn a_record_opens_only_where_it_was_sealed() {
 
 #[test]
 fn every_flipped_bit_is_noticed() {
-    let ring = keyring(&kek(9));
+    let ring = keyring(kek(9));
     let record = ring.seal(PLACE, b"sk-secret", &counter());
     for i in 0..record.len() {
         let mut changed = record.clone();
@@ -95,9 +96,31 @@ fn every_flipped_bit_is_noticed() {
 fn another_kek_unwraps_nothing() {
     let wrapped = kek(9).new_data_key(id(1), Purpose::Seal, &counter());
     assert_eq!(
-        Keyring::unwrap(&kek(8), &[(id(1), "seal".to_owned(), wrapped)]).unwrap_err(),
+        Keyring::unwrap(&kek(8).into(), &[(id(1), "seal".to_owned(), wrapped)]).unwrap_err(),
         SealError::UnknownKey
     );
+}
+
+#[test]
+fn a_data_key_stays_the_same_under_another_kek() {
+    let row = |n, purpose: Purpose| {
+        (id(n), purpose.as_str().to_owned(), kek(9).new_data_key(id(n), purpose, &counter()))
+    };
+    let mut rows = [row(1, Purpose::Seal), row(2, Purpose::Mac)];
+    let before = Keyring::unwrap(&kek(9).into(), &rows).unwrap();
+    let record = before.seal(PLACE, b"sk-secret", &counter());
+    let both = Keks { current: kek(8), previous: Some(kek(9)) };
+    for n in 0..rows.len() {
+        let (id, purpose, wrapped) = &mut rows[n];
+        *wrapped = both.rewrap(*id, purpose, wrapped, &counter()).unwrap();
+        assert_eq!(Keks::from(kek(9)).check(*id, purpose, wrapped), Err(SealError::UnknownKey));
+        let ring = Keyring::unwrap(&both, &rows).unwrap();
+        assert_eq!(*ring.open(PLACE, &record).unwrap(), b"sk-secret");
+        assert_eq!(ring.mac("x", b"data"), before.mac("x", b"data"));
+    }
+    Keyring::unwrap(&kek(8).into(), &rows).unwrap();
+    let misplaced = both.rewrap(id(2), "seal", &rows[0].2, &counter());
+    assert_eq!(misplaced.unwrap_err(), SealError::NotAuthentic);
 }
 
 #[test]

@@ -3,4 +3,5 @@
 mod config;
 mod desk;
 pub(crate) mod help;
+mod kek;
 mod start;
