@@ -14,7 +14,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::engine::OwnDatabase;
+use crate::{engine::OwnDatabase, forger::Forger};
 
 /// The password of the first admin.
 pub(crate) const PASSWORD: &str = "correct horse battery staple";
@@ -60,6 +60,14 @@ impl Place {
         match &self.1 {
             Some(own) => own.contents().into_bytes(),
             None => fs::read(self.path(self.desk())).unwrap(),
+        }
+    }
+
+    /// Somebody who can write in the database.
+    pub(crate) async fn forger(&self) -> Forger {
+        match &self.1 {
+            Some(own) => Forger::of(own).await,
+            None => Forger::of_file(&self.path(self.desk())).await,
         }
     }
 
