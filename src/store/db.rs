@@ -220,8 +220,8 @@ impl Store {
         self.begin_at(self.write.turn_ahead(), postgres::BEGIN_BOOK).await
     }
 
-    /// While the answer is kept, no unit of work of this process begins but the book's: what is decided meanwhile stands when it
-    /// is written down, unless another process changes something. Whoever keeps it must not begin one.
+    /// While the answer is kept, no unit of work begins but the book's: what is decided meanwhile stands when it is written down.
+    /// On SQLite that holds for this process, and another one can still change something. Whoever keeps it must not begin one.
     pub async fn hold_changes(&self) -> Result<Held, StoreError> {
         Ok(self.write.hold().await?)
     }

@@ -2,7 +2,8 @@
 //!
 //! What SQLite gives by having one writer is asked for here with two advisory locks, which end with their transactions.
 //! [`BEGIN`] takes the first alone: of all processes one at a time changes something, so that whatever a unit of work has
-//! read stays as it is until its end. The book does not wait for that, because every key read writes in it: it shares the
+//! read stays as it is until its end. It comes to that lock through a [`Gate`], so that it does not wait for it on the one
+//! connection on which its process writes, while the book waits for that. The book does not wait for that, because every key read writes in it: it shares the
 //! second lock ([`BEGIN_BOOK`]) with all other writers of the book, and only a change of the revision takes that one alone
 //! ([`BUMP`]). So the revision that the book has read stays until its events are durable. Whoever takes both takes them in
 //! this order, and who shares the second takes nothing more. Advisory locks rather than row locks: they are given in the order
@@ -15,10 +16,11 @@
 use std::{fmt, io, net::IpAddr, pin::Pin, str::FromStr, sync::Arc, time::Duration};
 
 use sqlx::{
-    ConnectOptions as _, Connection as _, PgConnection, PgPool, Row as _,
+    ConnectOptions as _, Connection as _, PgConnection, PgPool, Postgres, Row as _,
+    pool::PoolConnection,
     postgres::{PgConnectOptions, PgListener, PgPoolOptions, PgSslMode},
 };
-use tokio::time::timeout;
+use tokio::{runtime::Handle, time::timeout};
 
 use super::{StoreError, WAIT, migrations};
 
@@ -29,6 +31,8 @@ pub(super) const LONG_PATIENCE: Duration = Duration::from_mins(5);
 /// How long the schema may be under work by another process that starts.
 const MIGRATION: Duration = Duration::from_mins(10);
 const READERS: u32 = 8;
+/// One for who is on the way to a unit of work, one for who is in it, one for who holds the others back.
+const GATES: u32 = 3;
 
 /// Begins a unit of work, and tells the revision.
 pub(super) const BEGIN: &str =
@@ -112,9 +116,19 @@ impl Server {
         .await
     }
 
-    /// The readers. None of them is opened before it is needed.
+    /// The readers.
     pub(super) fn readers(&self) -> PgPool {
-        let pool = PgPoolOptions::new().max_connections(READERS).acquire_timeout(WAIT);
+        self.pool(READERS)
+    }
+
+    /// For [`Gate`]s.
+    pub(super) fn gates(&self) -> PgPool {
+        self.pool(GATES)
+    }
+
+    /// None is opened before it is needed.
+    fn pool(&self, most: u32) -> PgPool {
+        let pool = PgPoolOptions::new().max_connections(most).acquire_timeout(WAIT);
         // What was connected to another node before a fail-over is forgotten in time.
         let pool = pool.max_lifetime(Duration::from_mins(5));
         pool.after_connect(|connection, _| Box::pin(prepare(connection)))
@@ -211,6 +225,45 @@ pub(super) async fn begin_snapshot(connection: &mut PgConnection) -> Result<(), 
     let begin = "begin isolation level repeatable read, read only; set local statement_timeout = '5min'; \
                  set local idle_in_transaction_session_timeout = '10min'";
     patiently(PATIENCE, sqlx::raw_sql(begin).execute(connection)).await.map(drop)
+}
+
+/// Where those of all processes stand in line who would change something. No promise rests on it: if its connection is lost,
+/// the next one is let through, and waits for the first lock after all.
+#[derive(Debug)]
+pub(super) struct Gate(Option<PoolConnection<Postgres>>);
+
+impl Gate {
+    /// Waits for the turn to change something.
+    pub(super) async fn pass(gates: &PgPool) -> Result<Self, sqlx::Error> {
+        Self::open(gates, "begin; select pg_advisory_xact_lock(1801680235, 5)").await
+    }
+
+    /// Holds back who would pass, together with all others who do.
+    pub(super) async fn hold(gates: &PgPool) -> Result<Self, sqlx::Error> {
+        Self::open(gates, "begin; select pg_advisory_xact_lock_shared(1801680235, 5)").await
+    }
+
+    async fn open(gates: &PgPool, lock: &'static str) -> Result<Self, sqlx::Error> {
+        let mut gate = Self(Some(gates.acquire().await?));
+        if let Some(connection) = &mut gate.0 {
+            patiently(PATIENCE, sqlx::raw_sql(lock).execute(&mut **connection)).await?;
+        }
+        Ok(gate)
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        let Some(mut connection) = self.0.take() else { return };
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(async move {
+                if !rollback(&mut connection).await {
+                    drop(connection.detach());
+                }
+            })),
+            Err(_) => drop(connection.detach()),
+        }
+    }
 }
 
 /// The revision at which one of the above began.

@@ -7,11 +7,11 @@
 
 use std::{
     ops::{Deref, DerefMut},
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
 use sqlx::{
-    ConnectOptions as _, Connection as _, PgConnection,
+    ConnectOptions as _, Connection as _, PgConnection, PgPool,
     sqlite::{SqliteConnectOptions, SqliteConnection},
 };
 use tokio::{
@@ -22,7 +22,7 @@ use tokio::{
 
 use super::{
     WAIT,
-    postgres::{self, Server},
+    postgres::{self, Gate, Server, patiently},
 };
 
 /// A connection that can write.
@@ -56,13 +56,18 @@ pub(super) struct Writer {
     place: Arc<Mutex<Place>>,
     /// Written by who is next, read by those who hold the line back: many may at a time.
     line: Arc<RwLock<()>>,
+    /// Where the lines of several processes become one.
+    gates: Option<PgPool>,
+    /// Through which this process holds them back.
+    holding: Arc<Mutex<Weak<Gate>>>,
 }
 
-/// While this is kept, nobody comes to the connection who stands in line.
+/// While this is kept, nobody comes to the connection who stands in line, here or in another process on the same PostgreSQL.
 #[derive(Debug)]
-pub struct Held(
-    #[expect(dead_code, reason = "the line goes on when it is dropped")] OwnedRwLockReadGuard<()>,
-);
+pub struct Held {
+    _line: OwnedRwLockReadGuard<()>,
+    _gate: Option<Arc<Gate>>,
+}
 
 /// The connection, for as long as this is kept.
 #[derive(Debug)]
@@ -70,21 +75,38 @@ pub(super) struct Turn {
     place: Option<OwnedMutexGuard<Place>>,
     /// Whether its unit of work has ended as it should.
     pub(super) ended: bool,
+    /// Through which it came to the connection.
+    gate: Option<Gate>,
 }
 
 impl Writer {
     pub(super) async fn open(maker: Maker) -> Result<Self, sqlx::Error> {
         let place = Arc::new(Mutex::new(Place::Open(maker.make().await?)));
-        Ok(Self { maker, place, line: Arc::default() })
+        let gates = match &maker {
+            Maker::Sqlite(_) => None,
+            Maker::Postgres(server) => Some(server.gates()),
+        };
+        Ok(Self { maker, place, line: Arc::default(), gates, holding: Arc::default() })
     }
 
     /// Waits for the connection, but not for long.
     pub(super) async fn turn(&self) -> Result<Turn, sqlx::Error> {
-        self.take(async {
-            let _next = self.line.write().await;
-            Arc::clone(&self.place).lock_owned().await
-        })
-        .await
+        let Some(gates) = &self.gates else {
+            return self.take(self.first_in_line()).await;
+        };
+        let pass = async {
+            let next = self.line.write().await;
+            Gate::pass(gates).await.map(|gate| (next, gate))
+        };
+        let (_next, gate) = patiently(2 * WAIT, pass).await?;
+        let mut turn = self.take(Arc::clone(&self.place).lock_owned()).await?;
+        turn.gate = Some(gate);
+        Ok(turn)
+    }
+
+    async fn first_in_line(&self) -> OwnedMutexGuard<Place> {
+        let _next = self.line.write().await;
+        Arc::clone(&self.place).lock_owned().await
     }
 
     /// The same ahead of the line.
@@ -95,7 +117,23 @@ impl Writer {
     /// Waits for its place in the line, and holds back who comes behind.
     pub(super) async fn hold(&self) -> Result<Held, sqlx::Error> {
         let line = timeout(WAIT, Arc::clone(&self.line).read_owned()).await;
-        Ok(Held(line.map_err(|_| sqlx::Error::PoolTimedOut)?))
+        let line = line.map_err(|_| sqlx::Error::PoolTimedOut)?;
+        let gate = match &self.gates {
+            Some(gates) => Some(self.held_gate(gates).await?),
+            None => None,
+        };
+        Ok(Held { _line: line, _gate: gate })
+    }
+
+    /// One for all who hold at the same time.
+    async fn held_gate(&self, gates: &PgPool) -> Result<Arc<Gate>, sqlx::Error> {
+        let mut holding = self.holding.lock().await;
+        if let Some(gate) = holding.upgrade() {
+            return Ok(gate);
+        }
+        let gate = Arc::new(Gate::hold(gates).await?);
+        *holding = Arc::downgrade(&gate);
+        Ok(gate)
     }
 
     async fn take(&self, place: impl Future<Output = OwnedMutexGuard<Place>>) -> Result<Turn, sqlx::Error> {
@@ -105,11 +143,14 @@ impl Writer {
             Place::Empty => *place = Place::Open(Box::pin(self.maker.make()).await?),
             Place::Closed => return Err(sqlx::Error::PoolClosed),
         }
-        Ok(Turn { place: Some(place), ended: false })
+        Ok(Turn { place: Some(place), ended: false, gate: None })
     }
 
     /// Waits for whoever has it, and closes it for good.
     pub(super) async fn close(&self) {
+        if let Some(gates) = &self.gates {
+            gates.close().await;
+        }
         let place = std::mem::replace(&mut *self.place.lock().await, Place::Closed);
         if let Place::Open(wire) = place
             && let Err(error) = wire.close().await
