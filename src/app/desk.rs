@@ -377,16 +377,19 @@ pub(super) fn create_private_directory(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
 
+/// Removes what [`write_private_file`] has left if it was killed, be it before the file appeared or after, and returns where.
+pub(super) fn remove_draft(path: &Path) -> io::Result<PathBuf> {
+    let draft = beside(path, ".new");
+    match fs::remove_file(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(draft),
+    }
+}
+
 /// Writes a new file that only its owner can read, durably: it appears whole or not at all. An existing one is an error.
 pub fn write_private_file(path: &Path, text: &str) -> io::Result<()> {
     use io::Write as _;
-    let mut draft = path.as_os_str().to_owned();
-    draft.push(".new");
-    let draft = PathBuf::from(draft);
-    match fs::remove_file(&draft) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    let draft = remove_draft(path)?;
     let mut file = fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(&draft)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;

@@ -21,7 +21,7 @@ pub use status::{KekRow, Stage, Status};
 
 use super::{
     Error, Surroundings,
-    desk::{beside, create_private_directory, refuse, write_private_file},
+    desk::{beside, create_private_directory, refuse, remove_draft, write_private_file},
 };
 use crate::{
     crypto::keyring::{Kek, Keks},
@@ -91,7 +91,10 @@ impl Files {
 
     /// The KEK that is here, or a new one. Only for a desk that does not exist yet.
     pub(super) fn read_or_new(&self, surroundings: &Surroundings) -> Result<Keks, Error> {
-        if !self.current.exists() {
+        if self.current.exists() {
+            remove_draft(&self.current)
+                .map_err(|error| refuse("cannot remove the draft of", &self.current, &error))?;
+        } else {
             let directory = directory_of(&self.current);
             create_private_directory(directory)
                 .map_err(|error| refuse("cannot create", directory, &error))?;

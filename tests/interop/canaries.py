@@ -106,7 +106,7 @@ def in_base64(raw):
 
 
 def files(folder):
-    return [path for path in folder.rglob("*") if path.is_file() and path.name not in MEANT_TO]
+    return [path for path in folder.rglob("*") if path.is_file() and path.name.split(".")[0] not in MEANT_TO]
 
 
 def patterns(known):
@@ -160,7 +160,7 @@ def search_everything(errors):
     for desk in DESKS:
         for folder in (desk.data, desk.logs, desk.home / "kept"):
             places += files(folder) if folder.is_dir() else []
-        for kek in desk.home.glob("*/kek"):
+        for kek in desk.home.glob("*/kek*"):
             text = kek.read_text().strip()
             KNOWN.setdefault(text, "a key-encryption key")
             KNOWN.setdefault(base64.b64decode(text), "a key-encryption key, decoded")

@@ -15,7 +15,7 @@ use super::{Files, beside, directory_of, read, refuse, write_new};
 use crate::{
     app::{
         Error, Surroundings,
-        desk::{Location, sync_directory},
+        desk::{Location, remove_draft, sync_directory},
         hex,
     },
     crypto::keyring::Kek,
@@ -92,7 +92,9 @@ impl Files {
     /// The new key takes the place of `old`, which stays as the previous one.
     fn replace(&self, old: &Kek, surroundings: &Surroundings) -> Result<(), Error> {
         let (next, previous) = (self.next_path(), self.previous_path());
-        if !next.exists() {
+        if next.exists() {
+            remove_draft(&next).map_err(|error| refuse("cannot remove the draft of", &next, &error))?;
+        } else {
             write_new(&next, surroundings)?;
         }
         let kek = read(&next, "new key-encryption key")?;
