@@ -296,13 +296,7 @@ fn database(layers: &mut Layers, data_dir: &Path) -> Result<Database, Error> {
         layers.derive(&keys::DATABASE_URL, format_args!("sqlite://{}", path.display()));
         return Ok(Database::File(path));
     }
-    let found = layers.checked(&keys::DATABASE_URL, |url| {
-        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            url.parse().map(Database::Server).map_err(str::to_owned)
-        } else {
-            sqlite_path(url).map(Database::File)
-        }
-    })?;
+    let found = layers.checked(&keys::DATABASE_URL, database_of)?;
     if let Database::Server(server) = &found {
         layers.show_instead(&keys::DATABASE_URL, format!("postgres://… ({server})"));
     }
@@ -317,6 +311,15 @@ fn kek_files(layers: &mut Layers, data_dir: &Path) -> Result<kek::Files, Error> 
     layers.derive(&keys::KEK_PREVIOUS_FILE, kek::Files::usual_previous(&current).display());
     let previous = layers.path(&keys::KEK_PREVIOUS_FILE)?;
     Ok(kek::Files { current, previous: is_given.then_some(previous) })
+}
+
+/// The database that a URL names.
+pub fn database_of(url: &str) -> Result<Database, String> {
+    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        url.parse().map(Database::Server).map_err(str::to_owned)
+    } else {
+        sqlite_path(url).map(Database::File)
+    }
 }
 
 fn sqlite_path(url: &str) -> Result<PathBuf, String> {

@@ -4,6 +4,7 @@
 //! so that a hundred key reads share one fsync and a single one waits for nobody. If the transaction fails, the requests in
 //! it fail, with those that came while it was tried. Events that belong to a change are not written here but inside the change's own transaction.
 
+mod anchors;
 mod chain;
 mod checkpoints;
 mod diagnose;
@@ -25,6 +26,7 @@ use crate::{
     model::{Action, AuditEvent, Head, Id, Origin},
     store::StoreError,
 };
+pub use anchors::Behind;
 pub(super) use chain::{Chain, Work};
 pub(super) use checkpoints::Filing;
 pub use fault::{Fault, Kind};

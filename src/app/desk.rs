@@ -116,37 +116,58 @@ impl Location {
         admin_password: Secret,
     ) -> Result<FirstStart, Error> {
         let app = match &self.database {
-            Database::File(database) => Box::pin(self.draft(database, settings, surroundings)).await?,
+            Database::File(_) => Box::pin(self.draft(settings, surroundings)).await?,
             Database::Server(_) => Box::pin(self.begin_on_server(settings, surroundings)).await?,
         };
         app.settle_in(caller, admin_password).await?;
         app.close().await;
+        self.put_in_place()?;
+        Ok(FirstStart { admin: ADMIN })
+    }
+
+    /// What was a draft is a desk from now on.
+    pub(super) fn put_in_place(&self) -> Result<(), Error> {
         if let Database::File(database) = &self.database {
             fs::rename(beside(database, DRAFT), database)
                 .map_err(|error| refuse("cannot create", database, &error))?;
             let directory = database.parent().unwrap_or(Path::new("."));
             sync_directory(directory).map_err(|error| refuse("cannot write to", directory, &error))?;
         }
-        Ok(FirstStart { admin: ADMIN })
+        Ok(())
+    }
+
+    /// An empty database where there is no desk: a draft of the file, or that of the server as it is.
+    pub(super) async fn empty(&self) -> Result<Store, Error> {
+        match &self.database {
+            Database::File(database) => {
+                self.remove_draft()?;
+                let draft = beside(database, DRAFT);
+                write_private_file(&draft, "").map_err(|error| refuse("cannot create", &draft, &error))?;
+                Ok(Store::open(&Database::File(draft), true).await?)
+            }
+            Database::Server(_) => {
+                Store::open(&self.database, true).await.map_err(|error| self.unusable(error))
+            }
+        }
+    }
+
+    /// Nothing is left of a draft.
+    pub(super) fn remove_draft(&self) -> Result<(), Error> {
+        if let Database::File(database) = &self.database {
+            for leftover in ["", "-wal", "-shm"] {
+                let path = beside(database, &format!("{DRAFT}{leftover}"));
+                if path.exists() {
+                    fs::remove_file(&path).map_err(|error| refuse("cannot remove", &path, &error))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// An empty desk beside the place where it belongs.
-    async fn draft(
-        &self,
-        database: &Path,
-        settings: Settings,
-        surroundings: Surroundings,
-    ) -> Result<App, Error> {
+    async fn draft(&self, settings: Settings, surroundings: Surroundings) -> Result<App, Error> {
         let keks = self.kek.read_or_new(&surroundings)?;
-        for leftover in ["", "-wal", "-shm"] {
-            let path = beside(database, &format!("{DRAFT}{leftover}"));
-            if path.exists() {
-                fs::remove_file(&path).map_err(|error| refuse("cannot remove", &path, &error))?;
-            }
-        }
-        let draft = beside(database, DRAFT);
-        write_private_file(&draft, "").map_err(|error| refuse("cannot create", &draft, &error))?;
-        let store = Store::open(&Database::File(draft), true).await?;
+        let store = self.empty().await?;
         insert_data_keys(&store, &keks.current, &surroundings).await?;
         let rows = keys::data_keys(&mut store.read().await?).await?;
         let unlocked = self.unlocked(keks, rows)?;
@@ -155,7 +176,7 @@ impl Location {
 
     /// An empty desk in the database of a server. A first start that did not come to its end has left its keys there.
     async fn begin_on_server(&self, settings: Settings, surroundings: Surroundings) -> Result<App, Error> {
-        let store = Store::open(&self.database, true).await.map_err(|error| self.unusable(error))?;
+        let store = self.empty().await?;
         if keys::data_keys(&mut store.read().await?).await?.is_empty() {
             let keks = self.kek.read_or_new(&surroundings)?;
             insert_data_keys(&store, &keks.current, &surroundings).await?;
@@ -186,7 +207,7 @@ impl Location {
     }
 
     /// Opens the data keys with the KEK and the one before it, without changing anything.
-    async fn unlock(&self) -> Result<Unlocked, Error> {
+    pub(super) async fn unlock(&self) -> Result<Unlocked, Error> {
         let (keks, rows) = self.checked().await?;
         self.unlocked(keks, rows)
     }
@@ -237,7 +258,7 @@ impl Location {
         Ok(())
     }
 
-    fn unlocked(&self, keks: Keks, rows: Vec<DataKeyRow>) -> Result<Unlocked, Error> {
+    pub(super) fn unlocked(&self, keks: Keks, rows: Vec<DataKeyRow>) -> Result<Unlocked, Error> {
         let rows: Vec<_> = rows.into_iter().map(|row| (row.id, row.purpose, row.wrapped)).collect();
         let keyring = Keyring::unwrap(&keks, &rows).map_err(|error| {
             Error::Refused(format!(
@@ -248,14 +269,14 @@ impl Location {
         Ok(Unlocked { keyring, keks: kek::Held::new(self.kek.clone(), keks) })
     }
 
-    fn unusable(&self, error: impl std::fmt::Display) -> Error {
+    pub(super) fn unusable(&self, error: impl std::fmt::Display) -> Error {
         Error::Refused(format!("the database {} cannot be used: {error}", self.database))
     }
 }
 
 /// What the KEK has opened.
-struct Unlocked {
-    keyring: Keyring,
+pub(super) struct Unlocked {
+    pub(super) keyring: Keyring,
     keks: kek::Held,
 }
 
@@ -304,7 +325,7 @@ async fn insert_data_keys(store: &Store, kek: &Kek, surroundings: &Surroundings)
 }
 
 impl App {
-    async fn assemble(
+    pub(super) async fn assemble(
         store: Store,
         Unlocked { keyring, keks }: Unlocked,
         settings: Settings,

@@ -8,6 +8,7 @@ pub mod alarms;
 pub mod api_keys;
 mod audit;
 mod authenticate;
+pub mod backup;
 mod book;
 pub mod change;
 pub mod client;
@@ -48,7 +49,7 @@ use std::{
 };
 
 pub use authenticate::Presented;
-pub use book::{Fault, Kind as FaultKind, Report};
+pub use book::{Behind, Fault, Kind as FaultKind, Report};
 pub use error::{Cause, Error};
 
 pub use crate::store::{Held, audit_events::Filter as AuditFilter};

@@ -1,7 +1,7 @@
 //! `keydesk audit`: the book.
 
 use std::{
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, Write as _},
     path::PathBuf,
     time::Duration,
 };
@@ -193,13 +193,7 @@ async fn export(desk: &Desk, format: Format, which: Which) -> Result<(), Failure
 }
 
 async fn verify(desk: &Desk, files: &[PathBuf]) -> Result<(), Failure> {
-    let bar = indicatif::ProgressBar::hidden();
-    if io::stderr().is_terminal() {
-        let style =
-            indicatif::ProgressStyle::with_template("{bar:40} {human_pos} of {human_len} events, {eta} left");
-        bar.set_style(style.unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()));
-        bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
-    }
+    let bar = output::bar("events");
     let report = desk.app.verify_book(&desk.caller, files, |done, total| {
         bar.set_length(total);
         bar.set_position(done);
@@ -223,7 +217,7 @@ async fn verify(desk: &Desk, files: &[PathBuf]) -> Result<(), Failure> {
 }
 
 /// What can be said of a book in which nothing is wrong, and what cannot.
-fn praise(report: &Report) -> String {
+pub(super) fn praise(report: &Report) -> String {
     let mut lines =
         vec![format!("the book is whole: {} events in {} streams", report.events, report.streams)];
     if report.pruned > 0 {

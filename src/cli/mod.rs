@@ -8,6 +8,7 @@ mod alerts;
 mod api_keys;
 mod audit;
 mod audit_table;
+mod backup;
 mod banner;
 mod config_check;
 mod desk;
@@ -89,6 +90,24 @@ Stop it with SIGTERM or Ctrl-C: it finishes the requests it has accepted. A seco
         #[command(subcommand)]
         command: kek::Command,
     },
+    /// Make a desk out of a backup, where there is none
+    ///
+    /// The key-encryption key has to be there: it is not in the backup. All of the backup is checked before there is a desk,
+    /// and its book is held against the checkpoints that are there.
+    #[command(after_help = "Examples:
+  keydesk restore desk.backup --data-dir /var/lib/keydesk
+  DATABASE_URL=postgres://keydesk@db.example.com/keydesk keydesk restore desk.backup")]
+    Restore(backup::Restore),
+    /// Move the desk into another database
+    ///
+    /// No server may run meanwhile. The data directory with the key-encryption key goes on serving, and so does every token,
+    /// API key and client secret. What is left in the old database is what it was before.
+    #[command(after_help = "Example:
+  keydesk migrate-store --to postgres://keydesk@db.example.com/keydesk
+  DATABASE_URL=postgres://keydesk@db.example.com/keydesk keydesk serve
+
+A password is better kept out of the command line: in ~/.pgpass or PGPASSWORD.")]
+    MigrateStore(backup::MigrateStore),
     /// Print the OpenAPI document
     #[command(after_help = "Example:\n  keydesk openapi --yaml > keydesk.yaml")]
     Openapi {
@@ -156,6 +175,14 @@ enum AtDesk {
         #[command(subcommand)]
         command: provider_keys::Command,
     },
+    /// Copy the desk into a file, while it is served
+    ///
+    /// The file holds all there is in the database, as it is at one moment, and the checkpoints. What is secret in it is sealed:
+    /// without the key-encryption key, which is not in it, it opens nothing.
+    #[command(after_help = "Examples:
+  keydesk backup desk.backup
+  keydesk backup - | ssh elsewhere 'cat > desk.backup'")]
+    Backup(backup::Backup),
     /// The book: who asked for what, and what became of it
     #[command(after_help = "Example:\n  keydesk audit list --outcome denied --since 24h")]
     Audit {
@@ -214,6 +241,14 @@ fn run(cli: Cli) -> Result<(), Failure> {
             let config = config::load(&flags, &Environment::capture())?;
             in_runtime(&config, None, kek::run(&config, out, command))
         }
+        Command::Restore(args) => {
+            let config = config::load(&flags, &Environment::capture())?;
+            in_runtime(&config, None, backup::restore(&config, out, args))
+        }
+        Command::MigrateStore(args) => {
+            let config = config::load(&flags, &Environment::capture())?;
+            in_runtime(&config, None, backup::migrate_store(&config, out, args))
+        }
         Command::AtDesk(command) => {
             let environment = Environment::capture();
             let config = config::load(&flags, &environment)?;
@@ -258,6 +293,7 @@ async fn at_desk(
         AtDesk::Project { command } => projects::run(&desk, command).await,
         AtDesk::Grant { command } => grants::run(&desk, command).await,
         AtDesk::Key { command } => provider_keys::run(&desk, command).await,
+        AtDesk::Backup(args) => backup::run(&desk, args).await,
         AtDesk::Audit { command } => audit::run(&desk, command).await,
         AtDesk::Alert { command } => alerts::run(&desk, config, environment, command).await,
     };

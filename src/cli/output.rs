@@ -2,7 +2,7 @@
 
 use std::{
     fmt::{self, Write as _},
-    io::{self, Write as _},
+    io::{self, IsTerminal as _, Write as _},
 };
 
 use comfy_table::{Cell, ContentArrangement, Table, presets};
@@ -101,6 +101,19 @@ impl Output {
 /// A remark for the person at the terminal, which no program should read.
 pub(super) fn hint(text: impl fmt::Display) {
     let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// How far something is that takes its time, for the person at the terminal.
+pub(super) fn bar(what: &'static str) -> indicatif::ProgressBar {
+    let bar = indicatif::ProgressBar::hidden();
+    if io::stderr().is_terminal() {
+        let style =
+            indicatif::ProgressStyle::with_template("{bar:40} {human_pos} of {human_len} {msg}, {eta} left");
+        bar.set_style(style.unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()));
+        bar.set_message(what);
+        bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
+    }
+    bar
 }
 
 /// A moment as tables show it, to the minute, in UTC.

@@ -17,6 +17,12 @@ use super::{Caller, CredentialKind, Id, Origin, Principal, PrincipalKind, princi
 pub enum Action {
     /// The desk was made: first start.
     DeskInitialise,
+    /// The desk was copied into a file.
+    DeskBackup,
+    /// The desk was made from such a file.
+    DeskRestore,
+    /// The desk was moved into another database.
+    DeskMigrate,
     /// The server started.
     ServerStart,
     /// The server stopped in good order.
@@ -106,6 +112,9 @@ impl Action {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::DeskInitialise => "desk.initialise",
+            Self::DeskBackup => "desk.backup",
+            Self::DeskRestore => "desk.restore",
+            Self::DeskMigrate => "desk.migrate",
             Self::ServerStart => "server.start",
             Self::ServerStop => "server.stop",
             Self::BookProbe => "book.probe",

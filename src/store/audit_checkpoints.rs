@@ -2,7 +2,7 @@
 
 use super::{
     Connection, StoreError, Tx,
-    db::{Row, sql},
+    db::{Pieces, Row, pieces, sql},
 };
 use crate::model::{Id, Timestamp};
 
@@ -63,6 +63,24 @@ pub async fn insert(tx: &mut Tx, row: CheckpointRow) -> Result<(), StoreError> {
             .bind(row.filed_at);
     tx.execute(statement).await.map(drop)
 }
+
+/// From now on several processes may keep files: those that stood in a file alone are here as well, and each process has to
+/// find out what stands in its own.
+pub async fn share(tx: &mut Tx, rows: Vec<CheckpointRow>) -> Result<(), StoreError> {
+    tx.execute(sql("update audit_checkpoints set filed_at = null")).await?;
+    for (_, insertion) in
+        SHARE.of(rows, |statement, row| statement.bind(row.seq).bind(row.at).bind(row.events).bind(row.jws))
+    {
+        tx.execute(insertion).await?;
+    }
+    Ok(())
+}
+
+static SHARE: Pieces = pieces!(
+    "insert into audit_checkpoints (seq, at, events, jws) select * from (values ",
+    "(?, ?, ?, ?)",
+    ") as rows where column1 is not null on conflict (seq) do nothing"
+);
 
 /// Remembers that the checkpoints up to `seq` stand in the file, and forgets all but the newest of them.
 pub async fn filed(tx: &mut Tx, seq: i64, now: Timestamp) -> Result<(), StoreError> {

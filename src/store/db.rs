@@ -30,7 +30,7 @@ use tracing::{Instrument as _, Span};
 
 pub(super) use pieces::{Pieces, pieces};
 pub(super) use row::{Read, Row};
-pub(super) use statement::{Statement, sql};
+pub(super) use statement::{Kind, Statement, Value, sql};
 use writer::{Maker, Turn, Wire, Writer};
 
 pub use connection::{Connection, Tx};
@@ -180,6 +180,9 @@ impl Store {
         Ok(size.and_then(|size| size.try_into().ok()).unwrap_or(0))
     }
 
+    /// The number of the newest migration, which the schema of an open database is at.
+    pub const SCHEMA: i64 = migrations::NEWEST;
+
     /// Looks into an existing database without changing a byte of it: is it ours, and not newer than we are?
     pub async fn inspect(database: &Database) -> Result<Connection, StoreError> {
         let inner = match database {
@@ -212,6 +215,13 @@ impl Store {
     /// Begins a unit of work that writes. Nothing happens unless [`Tx::commit`] is called.
     pub async fn begin(&self) -> Result<Tx, StoreError> {
         self.begin_at(self.write.turn(), postgres::BEGIN).await
+    }
+
+    /// The same for what takes its time, where nobody else works yet.
+    pub async fn begin_long(&self) -> Result<Tx, StoreError> {
+        let mut tx = self.begin().await?;
+        tx.be_patient().await?;
+        Ok(tx)
     }
 
     /// The same for the writer of the book: before it there may be as many logins as passwords are being checked, and key

@@ -11,6 +11,7 @@ pub mod audit_events;
 pub mod audit_streams;
 pub mod client_secrets;
 mod db;
+pub mod dump;
 pub mod grants;
 pub mod imports;
 pub mod keys;

@@ -31,7 +31,7 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
     (
         "app",
         &["model", "secret", "crypto", "store", "metrics"],
-        &["quick_cache", "rustix", "serde", "serde_json", "thiserror", "tokio", "tracing"],
+        &["flate2", "quick_cache", "rustix", "serde", "serde_json", "thiserror", "tokio", "tracing"],
     ),
     (
         "http",

@@ -64,7 +64,7 @@ impl fmt::Display for Claimant {
 pub(super) struct Line {
     file: PathBuf,
     number: usize,
-    jws: String,
+    pub(super) jws: String,
 }
 
 /// The lines of a checkpoint file. The last one may be half written; what has no end of line is not looked at.

@@ -85,16 +85,28 @@ impl Tx {
     /// Makes everything durable: when this returns, a power cut cannot undo it.
     pub async fn commit(mut self) -> Result<(), StoreError> {
         if let Inner::Write(turn) = &mut self.connection.inner {
+            let patience = turn.patience;
             match &mut **turn {
                 Wire::Sqlite(connection) => {
                     sqlx::query("commit").execute(connection).await?;
                 }
-                Wire::Postgres(connection) => postgres::commit(connection).await?,
+                Wire::Postgres(connection) => postgres::commit(connection, patience).await?,
             }
             turn.ended = true;
         }
         if let Some(revision) = self.bumped {
             self.connection.saw_revision(revision);
+        }
+        Ok(())
+    }
+
+    /// From now on it may take its time.
+    pub(super) async fn be_patient(&mut self) -> Result<(), StoreError> {
+        if let Inner::Write(turn) = &mut self.connection.inner {
+            turn.patience = postgres::LONG_PATIENCE;
+            if let Wire::Postgres(connection) = &mut **turn {
+                postgres::be_patient(connection).await?;
+            }
         }
         Ok(())
     }
@@ -148,11 +160,14 @@ impl Connection {
                 };
                 Engine::Postgres(connection, *patience, Some(keep))
             }
-            Inner::Write(turn) => match &mut **turn {
-                Wire::Sqlite(connection) => Engine::Sqlite(connection),
-                // Whoever drops the turn sees that the connection is of no use.
-                Wire::Postgres(connection) => Engine::Postgres(connection, postgres::PATIENCE, None),
-            },
+            Inner::Write(turn) => {
+                let patience = turn.patience;
+                match &mut **turn {
+                    Wire::Sqlite(connection) => Engine::Sqlite(connection),
+                    // Whoever drops the turn sees that the connection is of no use.
+                    Wire::Postgres(connection) => Engine::Postgres(connection, patience, None),
+                }
+            }
         }
     }
 

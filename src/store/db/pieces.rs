@@ -11,20 +11,20 @@ pub(in crate::store) struct Pieces(pub(in crate::store) [(usize, &'static str); 
 /// [`Pieces`] of a statement in which `$row` stands once for each row, between `$head` and `$tail`. The places are `?` and not
 /// numbered, because SQLite looks a number up among all of them; PostgreSQL gets numbers.
 macro_rules! pieces {
-    ($head:expr, $row:literal, $tail:expr) => {
+    ($head:expr, $row:expr, $tail:expr) => {
         $crate::store::db::Pieces([
-            $crate::store::db::pieces!(1, $head, $row, $tail),
-            $crate::store::db::pieces!(2, $head, $row, $tail),
-            $crate::store::db::pieces!(4, $head, $row, $tail),
-            $crate::store::db::pieces!(8, $head, $row, $tail),
-            $crate::store::db::pieces!(16, $head, $row, $tail),
-            $crate::store::db::pieces!(32, $head, $row, $tail),
-            $crate::store::db::pieces!(64, $head, $row, $tail),
-            $crate::store::db::pieces!(128, $head, $row, $tail),
-            $crate::store::db::pieces!(256, $head, $row, $tail),
+            $crate::store::db::pieces!(of 1, $head, $row, $tail),
+            $crate::store::db::pieces!(of 2, $head, $row, $tail),
+            $crate::store::db::pieces!(of 4, $head, $row, $tail),
+            $crate::store::db::pieces!(of 8, $head, $row, $tail),
+            $crate::store::db::pieces!(of 16, $head, $row, $tail),
+            $crate::store::db::pieces!(of 32, $head, $row, $tail),
+            $crate::store::db::pieces!(of 64, $head, $row, $tail),
+            $crate::store::db::pieces!(of 128, $head, $row, $tail),
+            $crate::store::db::pieces!(of 256, $head, $row, $tail),
         ])
     };
-    ($rows:tt, $head:expr, $row:literal, $tail:expr) => {
+    (of $rows:tt, $head:expr, $row:expr, $tail:expr) => {
         ($rows, concat!($head, $crate::store::db::pieces!(@ $rows $row), $tail))
     };
     (@ 1 $row:expr) => { $row };

@@ -222,9 +222,16 @@ async fn prepare(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
 
 /// Begins a transaction in which everything is read as it is at one moment, for as long as it takes.
 pub(super) async fn begin_snapshot(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let begin = "begin isolation level repeatable read, read only; set local statement_timeout = '5min'; \
-                 set local idle_in_transaction_session_timeout = '10min'";
-    patiently(PATIENCE, sqlx::raw_sql(begin).execute(connection)).await.map(drop)
+    let begin = "begin isolation level repeatable read, read only";
+    patiently(PATIENCE, sqlx::raw_sql(begin).execute(&mut *connection)).await?;
+    be_patient(connection).await
+}
+
+/// From now on the transaction may take its time.
+pub(super) async fn be_patient(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let settings =
+        "set local statement_timeout = '5min'; set local idle_in_transaction_session_timeout = '10min'";
+    patiently(PATIENCE, sqlx::raw_sql(settings).execute(connection)).await.map(drop)
 }
 
 /// Where those of all processes stand in line who would change something. No promise rests on it: if its connection is lost,
@@ -273,8 +280,8 @@ pub(super) async fn begin(connection: &mut PgConnection, begin: &'static str) ->
 }
 
 /// Makes everything durable.
-pub(super) async fn commit(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    patiently(PATIENCE, sqlx::raw_sql(COMMIT).execute(connection)).await.map(drop)
+pub(super) async fn commit(connection: &mut PgConnection, patience: Duration) -> Result<(), sqlx::Error> {
+    patiently(patience, sqlx::raw_sql(COMMIT).execute(connection)).await.map(drop)
 }
 
 /// Leaves the transaction, if there is one. Whether the connection is good for another.

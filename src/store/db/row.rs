@@ -2,7 +2,10 @@
 
 use sqlx::{Decode, Postgres, Row as _, Sqlite, Type, ValueRef as _, postgres::PgRow, sqlite::SqliteRow};
 
-use super::{StoreError, inconsistent};
+use super::{
+    StoreError, inconsistent,
+    statement::{Kind, Value},
+};
 use crate::model::{Id, Mac, Networks, Timestamp};
 
 /// Reads one row.
@@ -24,6 +27,15 @@ impl Row<'_> {
             Self::Postgres(row) => row.try_get(column),
         }
         .map_err(|_| inconsistent(column))
+    }
+
+    /// Whatever is in a column of this kind.
+    pub(in crate::store) fn value(&self, column: &str, kind: Kind) -> Result<Value, StoreError> {
+        Ok(match kind {
+            Kind::Int => Value::Int(self.get(column)?),
+            Kind::Text => Value::Text(self.get(column)?),
+            Kind::Bytes => Value::Bytes(self.get(column)?),
+        })
     }
 
     pub(in crate::store) fn int(&self, column: &str) -> Result<i64, StoreError> {

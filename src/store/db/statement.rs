@@ -96,7 +96,16 @@ impl<K: Ord + Copy> Texts<K> {
     }
 }
 
+/// What a column holds, apart from nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) enum Kind {
+    Int,
+    Text,
+    Bytes,
+}
+
 /// What can be bound to a statement.
+#[derive(Clone)]
 pub(in crate::store) enum Value {
     Int(Option<i64>),
     Text(Option<String>),

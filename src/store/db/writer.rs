@@ -8,6 +8,7 @@
 use std::{
     ops::{Deref, DerefMut},
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use sqlx::{
@@ -77,6 +78,8 @@ pub(super) struct Turn {
     pub(super) ended: bool,
     /// Through which it came to the connection.
     gate: Option<Gate>,
+    /// How long a statement may take.
+    pub(super) patience: Duration,
 }
 
 impl Writer {
@@ -143,7 +146,7 @@ impl Writer {
             Place::Empty => *place = Place::Open(Box::pin(self.maker.make()).await?),
             Place::Closed => return Err(sqlx::Error::PoolClosed),
         }
-        Ok(Turn { place: Some(place), ended: false, gate: None })
+        Ok(Turn { place: Some(place), ended: false, gate: None, patience: postgres::PATIENCE })
     }
 
     /// Waits for whoever has it, and closes it for good.

@@ -1,5 +1,6 @@
 //! The command line, as people and scripts use it.
 
+mod backup;
 mod config;
 mod desk;
 pub(crate) mod help;
