@@ -297,6 +297,8 @@ impl Load {
 mod tests {
     use std::collections::BTreeMap;
 
+    use sqlx::{AssertSqlSafe, Connection as _, PgConnection, raw_sql};
+
     use super::*;
     use crate::store::Database;
 
@@ -348,6 +350,32 @@ mod tests {
                            where m.type = 'table'");
         let rows = store.read().await.unwrap().all(columns, READ).await.unwrap();
         assert_eq!(found(rows), listed());
+    }
+
+    /// Where `scripts/with-postgres` has started a server.
+    #[tokio::test]
+    async fn every_table_and_column_of_postgresql_is_in_the_list() {
+        let Ok(server) = std::env::var("KEYDESK_TEST_POSTGRES") else { return };
+        let name = format!("columns_{}", std::process::id());
+        let mut connection = PgConnection::connect(&format!("{server}/postgres")).await.unwrap();
+        let mut administer = async |what: &str| {
+            let statement = AssertSqlSafe(format!("{what} database {name}"));
+            raw_sql(statement).execute(&mut connection).await.unwrap();
+        };
+        administer("create").await;
+        let database = Database::Server(format!("{server}/{name}").parse().unwrap());
+        let store = Store::open(&database, true).await.unwrap();
+        let columns = sql(
+            "select c.relname::text as t, a.attname::text as c, format_type(a.atttypid, null) as kind, \
+             coalesce(array_position(i.indkey::int2[], a.attnum) + 1, 0)::bigint as part \
+             from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped \
+             left join pg_index i on i.indrelid = c.oid and i.indisprimary \
+             where c.relkind = 'r' and c.relnamespace = current_schema()::regnamespace",
+        );
+        let rows = store.read().await.unwrap().all(columns, READ).await;
+        store.close().await;
+        administer("drop").await;
+        assert_eq!(found(rows.unwrap()), listed());
     }
 
     #[tokio::test]

@@ -55,6 +55,11 @@ impl Place {
         self.1.as_ref().map_or("./keydesk-data/keydesk.db", OwnDatabase::name)
     }
 
+    /// The same as a URL.
+    pub(crate) fn url(&self) -> String {
+        self.1.as_ref().map_or_else(|| format!("sqlite://{}", self.desk()), OwnDatabase::url)
+    }
+
     /// All that is in the database.
     pub(crate) fn database(&self) -> Vec<u8> {
         match &self.1 {

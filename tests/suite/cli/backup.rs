@@ -69,8 +69,8 @@ impl Held {
         (held, server)
     }
 
-    /// All of it goes on working, the refresh token once.
-    fn works(&self, server: &Server) {
+    /// All of it goes on working.
+    fn works(&mut self, server: &Server) {
         for credential in [&self.access, &self.api_key] {
             assert_eq!(keys(server, credential), (200, json!({ "openai": OPENAI.1 })));
         }
@@ -85,7 +85,9 @@ impl Held {
             ("refresh_token", self.refresh.as_str()),
             ("client_id", "keydesk"),
         ];
-        assert_eq!(token(server, &form).0, 200);
+        let (status, given) = token(server, &form);
+        assert_eq!(status, 200, "{given}");
+        given["refresh_token"].as_str().unwrap().clone_into(&mut self.refresh);
     }
 }
 
@@ -127,7 +129,7 @@ fn restore(place: &Place, file: &Path) -> crate::support::Done {
 #[test]
 fn a_backup_of_a_running_desk_becomes_the_same_desk_elsewhere() {
     let place = Place::new();
-    let (held, server) = Held::at(&place);
+    let (mut held, server) = Held::at(&place);
     let said = place.must(&["backup", "desk.backup"]);
     assert!(said.starts_with("desk.backup holds the desk as it was at 20"), "{said}");
     assert_eq!(place.mode("desk.backup"), 0o600);
@@ -285,29 +287,26 @@ fn a_backup_that_is_older_than_a_checkpoint_says_what_is_lost() {
     place.must(&["backup", "desk.backup"]);
     place.must(&["project", "add", "later"]);
     place.must(&["project", "add", "still-later"]);
-    let data = place.path("keydesk-data");
-    for name in files(&data) {
-        if name.starts_with("keydesk.db") {
-            fs::remove_file(data.join(name)).unwrap();
-        }
-    }
+    let other = with_kek_of(&place);
+    let data = other.path("keydesk-data");
+    fs::copy(place.path("keydesk-data/audit.checkpoints"), data.join("audit.checkpoints")).unwrap();
     let known = read(&data.join("audit.checkpoints"));
 
-    let restored = restore(&place, &place.path("desk.backup"));
+    let restored = restore(&other, &place.path("desk.backup"));
     assert_eq!(restored.code, 0, "{restored:?}");
     assert!(restored.stderr.starts_with("WARNING: 2 events are missing that checkpoint "), "{restored:?}");
     assert_eq!(read(&data.join("audit.checkpoints")), known, "the proof stays");
-    let verified = place.run(&["audit", "verify"]);
+    let verified = other.run(&["audit", "verify"]);
     assert!(verified.code == 1 && verified.stderr.contains("truncated behind checkpoint"), "{verified:?}");
-    let events = place.json(&["audit", "list", "--action", "desk.restore"]);
+    let events = other.json(&["audit", "list", "--action", "desk.restore"]);
     assert!(events[0]["detail"].as_str().unwrap().ends_with("knows 2 events more"), "{events}");
 
-    fs::rename(data.join("audit.checkpoints"), place.path("proof")).unwrap();
+    fs::rename(data.join("audit.checkpoints"), other.path("proof")).unwrap();
     fs::rename(data.join("audit.checkpoints.of-backup"), data.join("audit.checkpoints")).unwrap();
-    place.must(&["audit", "verify"]);
-    place.must(&["project", "add", "after-all"]);
-    place.must(&["audit", "verify"]);
-    assert_eq!(place.run(&["audit", "verify", "--checkpoints", "proof"]).code, 1);
+    other.must(&["audit", "verify"]);
+    other.must(&["project", "add", "after-all"]);
+    other.must(&["audit", "verify"]);
+    assert_eq!(other.run(&["audit", "verify", "--checkpoints", "proof"]).code, 1);
 }
 
 #[test]
@@ -329,33 +328,68 @@ fn a_backup_goes_through_a_pipe() {
 
 #[test]
 fn a_desk_moves_into_another_database_and_its_clients_do_not_notice() {
-    let place = Place::new();
-    let (held, server) = Held::at(&place);
-    let to = place.path("moved.db");
-    let url = format!("sqlite://{}", to.display());
-    let moving = ["migrate-store", "--to", &url];
+    let (place, other) = (Place::new(), Place::new());
+    let (mut held, server) = Held::at(&place);
+    let moving = ["migrate-store", "--to", "sqlite://moved.db"];
     let refused = place.run(&moving);
-    assert!(refused.code == 1 && refused.stderr.contains("another keydesk serves"), "{refused:?}");
+    assert!(refused.code == 1 && refused.stderr.contains("keydesk serves"), "{refused:?}");
     assert_eq!(server.stop(), 0);
-    assert!(!to.exists());
+    assert!(!place.path("moved.db").exists());
 
     let said = place.must(&moving);
-    assert!(said.starts_with("the desk has moved to ") && said.contains("the book is whole"), "{said}");
+    assert!(
+        said.starts_with("the desk has moved to moved.db") && said.contains("the book is whole"),
+        "{said}"
+    );
     let refused = place.run(&moving);
     assert!(refused.code == 1 && refused.stderr.starts_with("keydesk: there is a desk at "), "{refused:?}");
 
-    let server = place.serve(&[ISSUER, ("DATABASE_URL", &url)]);
-    held.works(&server);
-    assert_eq!(server.stop(), 0);
-    let verified = place.run_with(&["audit", "verify"], &[("DATABASE_URL", &url)], "");
-    assert_eq!(verified.code, 0, "{verified:?}");
-    let listed =
-        place.run_with(&["audit", "list", "--action", "desk.migrate"], &[("DATABASE_URL", &url)], "");
-    assert!(listed.stdout.contains("desk from ./keydesk-data/keydesk.db"), "{listed:?}");
+    let serve_at = |url: &str, held: &mut Held| {
+        let database = ("DATABASE_URL", url);
+        let server = place.serve(&[ISSUER, database]);
+        held.works(&server);
+        assert_eq!(server.stop(), 0);
+        let verified = place.run_with(&["audit", "verify"], &[database], "");
+        assert_eq!(verified.code, 0, "{verified:?}");
+        place.run_with(&["audit", "list", "--action", "desk.migrate"], &[database], "").stdout
+    };
+    let listed = serve_at("sqlite://moved.db", &mut held);
+    assert!(listed.contains(&format!("desk from {}", place.desk())), "{listed}");
+
+    // Where the suite runs on PostgreSQL, out of a file into a server; with the data directory that was there all the time.
+    let to = if other.url().starts_with("sqlite") { "sqlite://again.db".to_owned() } else { other.url() };
+    place.must(&["migrate-store", "--from", "sqlite://moved.db", "--to", &to]);
+    let listed = serve_at(&to, &mut held);
+    assert_eq!(listed.matches("desk.migrate").count(), 2, "{listed}");
 
     let wrong = place.run(&["migrate-store", "--to", "mysql://root:CANARY@db"]);
     assert_eq!(
         (wrong.code, wrong.stderr.as_str()),
         (2, "keydesk: --to is not a database URL that is known\n")
     );
+}
+
+#[test]
+fn a_backup_of_one_engine_is_restored_into_the_other() {
+    let place = Place::new();
+    let (mut held, server) = Held::at(&place);
+    place.must(&["backup", "desk.backup"]);
+    assert_eq!(server.stop(), 0);
+    let other = with_kek_of(&place);
+    let file = ("DATABASE_URL", "sqlite://keydesk-data/file.db");
+    let into_file = ["restore", place.path("desk.backup").to_str().unwrap()].map(str::to_owned);
+    let restored = other.run_with(&into_file.each_ref().map(String::as_str), &[file], "");
+    assert_eq!(restored.code, 0, "{restored:?}");
+    let server = other.serve(&[ISSUER, file]);
+    held.works(&server);
+    assert_eq!(other.run_with(&["backup", "back.backup"], &[file], "").code, 0);
+    assert_eq!(server.stop(), 0);
+    let back = with_kek_of(&place);
+    let restored = restore(&back, &other.path("back.backup"));
+    assert_eq!(restored.code, 0, "{restored:?}");
+    let server = back.serve(&[ISSUER]);
+    held.works(&server);
+    assert_eq!(server.stop(), 0);
+    back.must(&["audit", "verify"]);
+    assert_eq!(lists(&back), lists(&place));
 }
