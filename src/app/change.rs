@@ -15,8 +15,10 @@ use crate::{
 pub struct Change<'a> {
     app: &'a App,
     work: Work,
-    /// What will be written about it.
+    /// What will be written about it...
     pub event: AuditEvent,
+    /// ...and, before that, about other sides of it.
+    others: Vec<AuditEvent>,
 }
 
 impl App {
@@ -68,7 +70,7 @@ impl App {
                 return Err(error);
             }
         }
-        Ok(Change { app: self, work, event })
+        Ok(Change { app: self, work, event, others: Vec::new() })
     }
 }
 
@@ -111,17 +113,20 @@ impl App {
 }
 
 impl Change<'_> {
-    /// Writes one more event in the same transaction, about another side of the same change.
-    pub(super) async fn also(&mut self, event: AuditEvent) -> Result<(), Error> {
-        Ok(self.work.record(event).await?)
+    /// One more event is written in the same transaction, about another side of the same change.
+    pub(super) fn also(&mut self, event: AuditEvent) {
+        self.others.push(event);
     }
 
     /// Ends the change: `result` tells how the work went.
     pub(super) async fn finish<T>(mut self, result: Result<T, Error>) -> Result<T, Error> {
         match result {
             Ok(value) => {
+                // First: a process that already writes in the book must not have to wait for those whom this waits for.
                 self.work.bump_revision().await?;
-                self.also(self.event.clone()).await?;
+                for event in self.others.into_iter().chain([self.event]) {
+                    self.work.record(event).await?;
+                }
                 self.work.commit().await?;
                 Ok(value)
             }

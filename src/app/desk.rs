@@ -375,11 +375,10 @@ impl App {
             principals::insert(&mut change, &admin, Some(hash)).await?;
             grants::put(&mut change, admin.id, project.id, None, now).await?;
             let by = |action| AuditEvent::by(caller, action);
-            change.also(by(Action::ProjectCreate).on(format!("project:{}", project.name))).await?;
-            change
-                .also(by(Action::UserCreate).on(object(admin.kind, &admin.name)).detail(admin.role))
-                .await?;
-            change.also(by(Action::GrantSet).on(format!("grant:{}/{}", project.name, admin.name))).await
+            change.also(by(Action::ProjectCreate).on(format!("project:{}", project.name)));
+            change.also(by(Action::UserCreate).on(object(admin.kind, &admin.name)).detail(admin.role));
+            change.also(by(Action::GrantSet).on(format!("grant:{}/{}", project.name, admin.name)));
+            Ok(())
         }
         .await;
         change.finish(result).await

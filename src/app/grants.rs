@@ -90,7 +90,7 @@ pub(super) async fn grant_projects(
         grants::put(change, principal.id, project.id, None, principal.created_at).await?;
         let event =
             AuditEvent::by(caller, Action::GrantSet).on(object(&principal.name, name)).detail(covered(None));
-        change.also(event).await?;
+        change.also(event);
     }
     Ok(())
 }

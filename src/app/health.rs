@@ -1,12 +1,20 @@
 //! Is the desk fit to serve?
 
-use std::sync::{
-    Mutex, PoisonError,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
+
+use tokio::time::timeout;
 
 use super::App;
 use crate::model::Timestamp;
+
+/// What does not answer for so long does not work: who asks does not wait for ever either.
+const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// What the surroundings of the desk tell about its state.
 #[derive(Debug, Default)]
@@ -28,17 +36,25 @@ pub struct Check {
 impl App {
     /// Every dependency with its state. Nothing here tells a stranger more than "works" or "does not".
     pub async fn readiness(&self) -> Vec<Check> {
-        let store = match self.store.read().await {
-            Ok(mut connection) => connection.check_reading().await.is_ok(),
-            Err(_) => false,
-        };
+        let (store, audit) = tokio::join!(
+            // Boxed, because a probe has room in it for all that it may wait for.
+            timeout(PATIENCE, Box::pin(self.can_read())),
+            timeout(PATIENCE, Box::pin(self.book.is_healthy())),
+        );
         vec![
-            Check { name: "store", ok: store },
-            Check { name: "audit", ok: self.book.is_healthy().await },
+            Check { name: "store", ok: store.unwrap_or(false) },
+            Check { name: "audit", ok: audit.unwrap_or(false) },
             Check { name: "checkpoints", ok: self.filing.works() },
             Check { name: "signing_key", ok: !self.signing_keys.is_empty() },
             Check { name: "draining", ok: !self.is_draining() },
         ]
+    }
+
+    async fn can_read(&self) -> bool {
+        match self.store.read().await {
+            Ok(mut connection) => connection.check_reading().await.is_ok(),
+            Err(_) => false,
+        }
     }
 
     /// From now on the desk is not ready: it finishes what it has accepted and stops.

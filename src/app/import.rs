@@ -144,12 +144,8 @@ impl App {
         let result = async {
             for old in api_keys::imported(&mut change, account).await? {
                 api_keys::revoke(&mut change, old, now).await?;
-                change
-                    .also(
-                        AuditEvent::by(caller, Action::ApiKeyRevoke)
-                            .on(format!("api_key:{SERVICE_ACCOUNT}/{old}")),
-                    )
-                    .await?;
+                let event = AuditEvent::by(caller, Action::ApiKeyRevoke);
+                change.also(event.on(format!("api_key:{SERVICE_ACCOUNT}/{old}")));
             }
             imports::remember(&mut change, SERVICE_VARIABLE, mac, now).await?;
             self.put_imported_key(&mut change, account, digest).await
@@ -197,7 +193,8 @@ impl App {
             grants::put(&mut change, account.id, project.id, None, account.created_at).await?;
             let granted = AuditEvent::by(caller, Action::GrantSet)
                 .on(format!("grant:{}/{SERVICE_ACCOUNT}", project.name));
-            change.also(granted).await
+            change.also(granted);
+            Ok(())
         }
         .await;
         change.finish(result).await?;

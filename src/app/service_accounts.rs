@@ -127,6 +127,6 @@ async fn insert_account(
     };
     api_keys::insert(change, &key, account.id, first.key, false).await?;
     let event = AuditEvent::by(caller, Action::ApiKeyIssue).on(api_key_object(&account.name, first.key_id));
-    change.also(event).await?;
+    change.also(event);
     grant_projects(change, caller, account, projects).await
 }

@@ -235,7 +235,7 @@ impl App {
                 for old in keys::compromise_signing_keys(&mut change, now).await? {
                     let event =
                         AuditEvent::by(caller, Action::SigningKeyRevoke).on(format!("signing_key:{old}"));
-                    change.also(event).await?;
+                    change.also(event);
                 }
             }
             Ok(keys::insert_signing_key(&mut change, row).await?)

@@ -129,7 +129,12 @@ impl App {
 
     async fn begin_view(&self) -> Result<Arc<View>, Error> {
         let late = |_| Error::Unavailable("the database takes too long to tell what has changed".into());
-        let _turn = timeout(PATIENCE, self.views.turn.lock()).await.map_err(late)?;
+        // For its turn and for what it then does: of those who wait, each tries in turn where it fails.
+        timeout(PATIENCE, self.begin_view_in_turn()).await.map_err(late)?
+    }
+
+    async fn begin_view_in_turn(&self) -> Result<Arc<View>, Error> {
+        let _turn = self.views.turn.lock().await;
         let (revision, newest) = (self.store.revision(), self.views.newest());
         if newest.revision == revision {
             return Ok(newest);

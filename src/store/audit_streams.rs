@@ -6,9 +6,10 @@ use super::{
 };
 use crate::model::{Head, Id, Mac};
 
-/// The head of `stream`, if it has one.
-pub async fn head(db: &mut Connection, stream: Id) -> Result<Option<Head>, StoreError> {
-    db.optional(sql("select stream, seq, mac from audit_streams where stream = $1").bind(stream), read).await
+/// The head of `stream`, if it has one. A commit that nobody waits for any more may still be under way: it is waited for.
+pub async fn settled_head(tx: &mut Tx, stream: Id) -> Result<Option<Head>, StoreError> {
+    let found = sql("update audit_streams set seq = seq where stream = $1 returning stream, seq, mac");
+    tx.optional(found.bind(stream), read).await
 }
 
 /// The streams whose head no other stream has named yet. From now on they count as named.

@@ -41,6 +41,8 @@ pub use writer::Held;
 /// How long a request waits for a connection, and then for another process's lock, before it is told to come back. Both
 /// together are less than the five seconds after which clients give up.
 const WAIT: Duration = Duration::from_secs(2);
+/// How long nothing may be heard of changes until a new connection is made for that.
+const QUIET: Duration = Duration::from_mins(1);
 
 /// How many at a time may read for long: fewer than there are readers, so that nobody else waits for them.
 const LONG_READERS: usize = 2;
@@ -204,8 +206,9 @@ impl Store {
             Some(listener) => listener,
             none => none.insert(server.listener().await?),
         };
+        // Where nothing is said for long, the connection may be lost without a word.
+        let heard = timeout(QUIET, listener.try_recv()).await.unwrap_or(Ok(None));
         // `None` is a connection that is gone, and with it what was told meanwhile.
-        let heard = listener.try_recv().await;
         if !matches!(heard, Ok(Some(_))) {
             hearing.0 = None;
         }
@@ -225,9 +228,10 @@ impl Store {
     }
 
     /// The same for the writer of the book: before it there may be as many logins as passwords are being checked, and key
-    /// reads must not wait for them.
-    pub async fn begin_ahead(&self) -> Result<Tx, StoreError> {
-        self.begin_at(self.write.turn_ahead(), postgres::BEGIN_BOOK).await
+    /// reads must not wait for them. Unless it is `alone`, other processes write in the book meanwhile.
+    pub async fn begin_ahead(&self, alone: bool) -> Result<Tx, StoreError> {
+        let begin = if alone { postgres::BEGIN } else { postgres::BEGIN_BOOK };
+        self.begin_at(self.write.turn_ahead(), begin).await
     }
 
     /// While the answer is kept, no unit of work begins but the book's: what is decided meanwhile stands when it is written down.

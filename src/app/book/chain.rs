@@ -53,6 +53,8 @@ pub(in crate::app) struct Work {
 /// What a transaction has added to the chain.
 struct Written {
     end: OwnedMutexGuard<End>,
+    /// Where it ended before.
+    before: Option<Head>,
     head: Option<Head>,
     /// What is sent to the database with the commit, all at once.
     events: Vec<RecordedEvent>,
@@ -85,9 +87,11 @@ impl Chain {
         Ok(self.work(self.store.begin().await?))
     }
 
-    /// Begins the writer's next.
+    /// Begins the writer's next. The first event of a stream is written alone, because it changes what others change.
     pub(super) async fn begin_ahead(&self) -> Result<Work, StoreError> {
-        Ok(self.work(self.store.begin_ahead().await?))
+        // Nobody waits here: who has the end has the connection, too, and that is waited for in its turn.
+        let is_first = self.end.try_lock().is_ok_and(|end| !matches!(*end, End::At(Some(_))));
+        Ok(self.work(self.store.begin_ahead(is_first).await?))
     }
 
     fn work(&self, tx: Tx) -> Work {
@@ -170,12 +174,11 @@ impl Work {
     }
 
     async fn commit_unmeasured(mut self) -> Result<(), StoreError> {
-        let Some(Written { mut end, head: Some(head), events }) = self.written else {
+        let Some(Written { mut end, before, head: Some(head), events }) = self.written else {
             return self.tx.commit().await;
         };
         audit_events::insert(&mut self.tx, events, head, self.chain.keys.head_seal(&head)).await?;
         // Until the answer is here nobody knows, not even if this is never polled again.
-        let before = if let End::At(before) = *end { before } else { None };
         *end = End::InDoubt { before, after: head };
         self.tx.commit().await?;
         *end = End::At(Some(head));
@@ -185,11 +188,11 @@ impl Work {
 
 impl Written {
     async fn begin(tx: &mut Tx, chain: &Chain) -> Result<Self, StoreError> {
-        let mut end = Arc::clone(&chain.end).lock_owned().await;
+        let end = Arc::clone(&chain.end).lock_owned().await;
         let head = match *end {
             End::At(head) => head,
             End::InDoubt { before, after } => {
-                let found = audit_streams::head(tx, chain.stream).await?;
+                let found = audit_streams::settled_head(tx, chain.stream).await?;
                 if found != before && found != Some(after) {
                     tracing::error!(
                         "the book's newest events were changed behind the desk's back; restart it"
@@ -199,8 +202,8 @@ impl Written {
                 found
             }
         };
-        *end = End::At(head);
-        Ok(Self { end, head, events: Vec::new() })
+        // Which it stays until something of ours is durable behind it.
+        Ok(Self { end, before: head, head, events: Vec::new() })
     }
 }
 

@@ -9,14 +9,25 @@
 //! this order, and who shares the second takes nothing more. Advisory locks rather than row locks: they are given in the order
 //! in which they were asked for, and a change does not starve among a thousand key reads.
 //!
+//! Rows come behind locks: the book's writer changes one row that others change too, the end of its stream, and waits for
+//! whoever has it. So who has touched the end of another stream, under the first lock, must not ask for the second any more, or
+//! the two would wait for each other.
+//!
 //! Nothing waits for ever. The server is told how long a statement may take, so that it gives up by itself, and a process
 //! that vanished in the middle of a transaction holds its locks for seconds only; a server that says nothing at all is given
 //! up here, and its connection is closed.
 
-use std::{fmt, io, net::IpAddr, pin::Pin, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    fmt, io,
+    net::IpAddr,
+    pin::Pin,
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use sqlx::{
-    ConnectOptions as _, Connection as _, PgConnection, PgPool, Postgres, Row as _,
+    AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection, PgPool, Postgres, Row as _,
     pool::PoolConnection,
     postgres::{PgConnectOptions, PgListener, PgPoolOptions, PgSslMode},
 };
@@ -33,6 +44,8 @@ const MIGRATION: Duration = Duration::from_mins(10);
 const READERS: u32 = 8;
 /// One for who is on the way to a unit of work, one for who is in it, one for who holds the others back.
 const GATES: u32 = 3;
+/// How long a connection may take to say that it is there.
+const REPLY: Duration = Duration::from_secs(1);
 
 /// Begins a unit of work, and tells the revision.
 pub(super) const BEGIN: &str =
@@ -47,6 +60,10 @@ pub(super) const BUMP: &str = "update revision set value = value + 1 \
 const COMMIT: &str = "select; commit";
 
 const CHANNEL: &str = "keydesk_revision";
+
+/// What has a lock for as long as its connection lasts is given up soon by a server that does not hear of it any more.
+const KEEP_ALIVE: &str =
+    "set tcp_keepalives_idle = 10; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3; ";
 
 /// What every connection begins with. What is acknowledged is durable, whatever is usual on this server.
 const SETTINGS: &str = "set statement_timeout = '2500ms'; set lock_timeout = '2000ms'; \
@@ -130,8 +147,13 @@ impl Server {
     fn pool(&self, most: u32) -> PgPool {
         let pool = PgPoolOptions::new().max_connections(most).acquire_timeout(WAIT);
         // What was connected to another node before a fail-over is forgotten in time.
-        let pool = pool.max_lifetime(Duration::from_mins(5));
+        let pool = pool.max_lifetime(Duration::from_mins(5)).test_before_acquire(false);
+        let lost = Arc::new(Lost(Mutex::new(None)));
+        let lost_meanwhile = Arc::clone(&lost);
         pool.after_connect(|connection, _| Box::pin(prepare(connection)))
+            .before_acquire(move |connection, it| lost.look_for(connection, it.age))
+            // Given back in the middle of a statement, it is asked for its end, which may never come.
+            .after_release(move |connection, it| lost_meanwhile.look_for(connection, it.age))
             .connect_lazy_with(PgConnectOptions::clone(&self.options))
     }
 
@@ -142,7 +164,8 @@ impl Server {
             let pool = pool.acquire_timeout(WAIT).connect_lazy_with(PgConnectOptions::clone(&self.options));
             let mut listener = PgListener::connect_with(&pool).await?;
             // By which a command knows that there is a server.
-            sqlx::query("select pg_advisory_lock_shared(1801680235, 4)").execute(&mut listener).await?;
+            let lock = [KEEP_ALIVE, "select pg_advisory_lock_shared(1801680235, 4)"].concat();
+            sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut listener).await?;
             listener.listen(CHANNEL).await?;
             Ok(listener)
         })
@@ -193,6 +216,7 @@ impl Server {
     pub async fn hold_alone(&self) -> Result<Alone, StoreError> {
         let mut connection = self.connect().await?;
         let lock = "set statement_timeout = 0; set lock_timeout = 0; select pg_advisory_lock(1801680235, 3)";
+        let lock = AssertSqlSafe([KEEP_ALIVE, lock].concat());
         patiently(MIGRATION, sqlx::raw_sql(lock).execute(&mut connection)).await?;
         Ok(Alone(connection))
     }
@@ -204,6 +228,33 @@ impl Server {
             sqlx::query_scalar("select pg_try_advisory_lock(1801680235, 4)").fetch_one(&mut connection);
         let is_free: bool = patiently(PATIENCE, work).await?;
         Ok(!is_free)
+    }
+}
+
+/// When a connection of the pool was last found lost. Those that are older are not asked any more, one after the other: what
+/// has cut off one has cut off all.
+#[derive(Debug)]
+struct Lost(Mutex<Option<Instant>>);
+
+impl Lost {
+    /// Whether a connection of that age is good for anything.
+    fn look_for<'c>(
+        self: &Arc<Self>,
+        connection: &'c mut PgConnection,
+        age: Duration,
+    ) -> Pin<Box<dyn Future<Output = Result<bool, sqlx::Error>> + Send + 'c>> {
+        let lost = Arc::clone(self);
+        Box::pin(async move {
+            let made = Instant::now().checked_sub(age);
+            if *lost.0.lock().unwrap_or_else(PoisonError::into_inner) > made {
+                return Ok(false);
+            }
+            let found = patiently(REPLY, connection.ping()).await;
+            if found.is_err() {
+                *lost.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            }
+            found.map(|()| true)
+        })
     }
 }
 
@@ -287,8 +338,7 @@ pub(super) async fn commit(connection: &mut PgConnection, patience: Duration) ->
 /// Leaves the transaction, if there is one. Whether the connection is good for another.
 pub(super) async fn rollback(connection: &mut PgConnection) -> bool {
     let rollback = "rollback; show transaction_read_only";
-    let Ok(rows) = patiently(Duration::from_secs(1), sqlx::raw_sql(rollback).fetch_all(connection)).await
-    else {
+    let Ok(rows) = patiently(REPLY, sqlx::raw_sql(rollback).fetch_all(connection)).await else {
         return false;
     };
     rows.last()

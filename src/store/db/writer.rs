@@ -97,14 +97,15 @@ impl Writer {
         let Some(gates) = &self.gates else {
             return self.take(self.first_in_line()).await;
         };
-        let pass = async {
+        patiently(WAIT, async {
             let next = self.line.write().await;
-            Gate::pass(gates).await.map(|gate| (next, gate))
-        };
-        let (_next, gate) = patiently(2 * WAIT, pass).await?;
-        let mut turn = self.take(Arc::clone(&self.place).lock_owned()).await?;
-        turn.gate = Some(gate);
-        Ok(turn)
+            let gate = Gate::pass(gates).await?;
+            let mut turn = self.take(Arc::clone(&self.place).lock_owned()).await?;
+            turn.gate = Some(gate);
+            drop(next);
+            Ok(turn)
+        })
+        .await
     }
 
     async fn first_in_line(&self) -> OwnedMutexGuard<Place> {
@@ -119,13 +120,15 @@ impl Writer {
 
     /// Waits for its place in the line, and holds back who comes behind.
     pub(super) async fn hold(&self) -> Result<Held, sqlx::Error> {
-        let line = timeout(WAIT, Arc::clone(&self.line).read_owned()).await;
-        let line = line.map_err(|_| sqlx::Error::PoolTimedOut)?;
-        let gate = match &self.gates {
-            Some(gates) => Some(self.held_gate(gates).await?),
-            None => None,
+        let hold = async {
+            let line = Arc::clone(&self.line).read_owned().await;
+            let gate = match &self.gates {
+                Some(gates) => Some(self.held_gate(gates).await?),
+                None => None,
+            };
+            Ok(Held { _line: line, _gate: gate })
         };
-        Ok(Held { _line: line, _gate: gate })
+        timeout(WAIT, hold).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
 
     /// One for all who hold at the same time.
@@ -140,13 +143,16 @@ impl Writer {
     }
 
     async fn take(&self, place: impl Future<Output = OwnedMutexGuard<Place>>) -> Result<Turn, sqlx::Error> {
-        let mut place = timeout(WAIT, place).await.map_err(|_| sqlx::Error::PoolTimedOut)?;
-        match *place {
-            Place::Open(_) => {}
-            Place::Empty => *place = Place::Open(Box::pin(self.maker.make()).await?),
-            Place::Closed => return Err(sqlx::Error::PoolClosed),
-        }
-        Ok(Turn { place: Some(place), ended: false, gate: None, patience: postgres::PATIENCE })
+        let open = async {
+            let mut place = place.await;
+            match *place {
+                Place::Open(_) => {}
+                Place::Empty => *place = Place::Open(Box::pin(self.maker.make()).await?),
+                Place::Closed => return Err(sqlx::Error::PoolClosed),
+            }
+            Ok(Turn { place: Some(place), ended: false, gate: None, patience: postgres::PATIENCE })
+        };
+        timeout(WAIT, open).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
 
     /// Waits for whoever has it, and closes it for good.
