@@ -45,6 +45,8 @@ class History:
         self.spent = collections.defaultdict(list)  # session → tokens that were exchanged for another
         self.successors = collections.defaultdict(set)
         self.pending = {}  # session → since when nobody knows whether its newest token is spent
+        self.lost = set()  # sessions whose lost answer could not be asked for in time
+        self.asked = {}  # operation → when
         for path in paths:
             for line in path.read_text().splitlines(keepends=True):
                 # The last line may have been cut with the process that wrote it.
@@ -58,6 +60,7 @@ class History:
                 self.unknown[operation] = entry["key"]
             elif what == "refresh":
                 self.used.add(entry["session"])
+                self.asked[operation] = entry["at"]
                 self.current.setdefault(entry["session"], entry["shown"])
                 self.pending.setdefault(entry["session"], entry["at"])
             return
@@ -65,6 +68,8 @@ class History:
         if status == 503:
             # Not done, or done and not said: a failed commit leaves both open.
             self.refused[what] += 1
+        elif (what, status) == ("refresh", 400) and self.is_late(entry["session"], self.asked[operation]):
+            self.lost.add(entry["session"])
         elif status != 200:
             self.surprises.append(entry)
         elif what == "read":
@@ -76,6 +81,10 @@ class History:
             self.spent[entry["session"]].append(entry["shown"])
             self.current[entry["session"]] = entry["next"]
             self.pending.pop(entry["session"], None)
+
+    def is_late(self, session, at):
+        """A token that may have been spent long ago is an attack, for all the desk knows."""
+        return session in self.lost or at - self.pending.get(session, at) > GRACE - 2
 
     def __str__(self):
         return (
@@ -96,7 +105,7 @@ def check(desk, history, before, since):
     # First, because it must be soon. 6, and 2 and 3 for sessions: the newest token that was acknowledged is good, whether or
     # not its own use was cut off; if it was, for the ten seconds in which a lost answer can be asked for again.
     for session, token in list(history.current.items()):
-        if time.time() - history.pending.get(session, time.time()) > GRACE - 2:
+        if history.is_late(session, time.time()):
             del history.current[session]
             continue
         with Client(desk, session.split(" ")[0]) as client:
@@ -121,7 +130,8 @@ def check(desk, history, before, since):
 
     # 3. The number in the database and the events in the book, which one transaction wrote, agree.
     version = openai(desk)
-    written = [event for (_, action), event in book.items() if (action, event["outcome"]) == ("provider_key.set", "allowed")]
+    written = [event for (_, action), event in book.items() if (action, event["outcome"], event["object"]) == (
+        "provider_key.set", "allowed", "provider_key:default/openai")]
     assert sorted(int(event["version"]) for event in written) == list(range(before[0] + 1, version + 1))
     assert len(written) <= len(history.acknowledged) + len(history.unknown)
     assert version >= max(keys), f"version {max(keys)} was acknowledged and is lost"

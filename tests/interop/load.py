@@ -90,6 +90,15 @@ class Load:
             assert any(process.poll() is None for process in self.processes), f"all ended after {self.answered()} answers"
             time.sleep(0.02)
 
+    def __enter__(self):
+        return self.start()
+
+    def __exit__(self, *_):
+        """Whatever has failed: nobody is left behind who goes on."""
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
     def end(self, patience=30):
         """Waits until the clients have noticed that it is over; returns their history."""
         for process in self.processes:
