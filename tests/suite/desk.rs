@@ -78,6 +78,7 @@ pub(crate) struct Desk {
     pub(crate) http: Client,
     directory: TempDir,
     own: Option<OwnDatabase>,
+    pub(crate) location: Location,
     _stop: oneshot::Sender<()>,
 }
 
@@ -152,7 +153,14 @@ impl Desk {
                 () = served.upkeep(), if upkeep => {}
             }
         });
-        Self { app, clock, url, http: Client::new(), directory, own, _stop: stop }
+        Self { app, clock, url, http: Client::new(), directory, own, location, _stop: stop }
+    }
+
+    /// The same desk, as another process would open it now.
+    pub(crate) async fn open_again(&self, number: u64) -> App {
+        let entropy = Arc::new(Counter(AtomicU64::new(number << 32)));
+        let surroundings = Surroundings { clock: Arc::clone(&self.clock) as _, entropy };
+        self.location.open(self.app.settings().clone(), surroundings).await.unwrap()
     }
 
     pub(crate) fn get(&self, path: &str) -> RequestBuilder {

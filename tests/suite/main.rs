@@ -16,6 +16,7 @@ mod events;
 mod forger;
 mod guessing;
 mod health;
+mod kek;
 mod limits;
 mod llm_keys;
 mod me;
