@@ -4,12 +4,13 @@ import base64
 import hashlib
 import hmac
 import json
-import sqlite3
 import struct
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+import engine
 
 COLUMNS = [
     "id", "stream", "seq", "at", "action", "outcome", "actor", "principal_id", "principal_kind", "client_id",
@@ -32,9 +33,8 @@ def unwrap(kek, key_id, purpose, wrapped):
 
 def mac_data_key(database, kek_file):
     kek = base64.b64decode(kek_file.read_text().strip())
-    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+    with engine.connect(database) as connection:
         key_id, wrapped = connection.execute("select id, wrapped from data_keys where purpose = 'mac'").fetchone()
-    connection.close()
     return unwrap(kek, key_id, b"mac", wrapped)
 
 
@@ -68,10 +68,8 @@ def sha256(data):
 
 def events(database):
     """All events in the order of the chain."""
-    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
-        connection.row_factory = sqlite3.Row
+    with engine.connect(database) as connection:
         rows = connection.execute("select * from audit_events order by stream, seq").fetchall()
-    connection.close()
     return [dict(row) for row in rows]
 
 
@@ -83,9 +81,8 @@ def checked(database, kek_file):
         assert event["seq"] == seq + 1, "without gaps"
         assert event["mac"] == event_mac(key, event, previous), event["id"].hex()
         heads[event["stream"]] = (event["seq"], event["mac"])
-    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+    with engine.connect(database) as connection:
         rows = connection.execute("select stream, seq, mac, seal from audit_streams").fetchall()
-    connection.close()
     assert {stream: (seq, mac) for stream, seq, mac, _ in rows} == heads
     for stream, seq, mac, seal in rows:
         assert seal == head_seal(key, stream, seq, mac)

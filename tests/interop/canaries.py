@@ -158,7 +158,8 @@ def search_everything(errors):
     """All that all desks have written, for all that they must not have."""
     places = [errors] if errors.exists() else []
     for desk in DESKS:
-        for folder in (desk.data, desk.logs, desk.home / "kept"):
+        places += desk.stored()
+        for folder in (desk.logs, desk.home / "kept"):
             places += files(folder) if folder.is_dir() else []
         for kek in desk.home.glob("*/kek*"):
             text = kek.read_text().strip()

@@ -19,6 +19,7 @@ import pytest
 import requests
 
 import canaries
+import engine
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Many principals at once are made as the measurements make them.
@@ -78,12 +79,33 @@ class Desk:
             **{f"KEYDESK_LIMITS__{limit}": "off" for limit in ("KEYS", "TOKEN", "INTROSPECT")},
             **settings,
         }
+        # Where the database is: a file, or on a server the name of one.
+        self.database = self.data / "keydesk.db"
+        if engine.ON_POSTGRES and "DATABASE_URL" not in settings:
+            self.use_database(engine.new_database())
         self.prefix = []  # what the server is started with
         self.process = None
         self.starts = 0
         canaries.DESKS.append(self)
         for secret in (self.service_api_key, self.env["KEYDESK_ADMIN_PASSWORD"], *self.keys.values()):
             canaries.remember(secret, "the environment")
+
+    # The database.
+
+    def use_database(self, name):
+        """From now on it has this one on the server."""
+        self.database = name
+        self.env["DATABASE_URL"] = self.plain_env["DATABASE_URL"] = engine.url(name)
+
+    def connect(self):
+        """A connection of somebody who looks into the database, or changes it."""
+        return engine.connect(self.database)
+
+    def stored(self):
+        """The files in which all is that the desk keeps; of a database on a server a dump."""
+        if isinstance(self.database, str):
+            engine.dump(self.database, self.home / "dump.sql")
+        return [path for path in (*canaries.files(self.data), self.home / "dump.sql") if path.exists()]
 
     # The server.
 
@@ -188,6 +210,8 @@ def no_secret_is_left_anywhere(tmp_path_factory, request):
     those who were refused."""
     errors = tmp_path_factory.mktemp("answers") / "errors"
     canaries.watch(requests.Session, errors)
+    if engine.ON_POSTGRES:
+        canaries.remember(engine.PASSWORD, "the password of the database")
     yield
     begun = time.monotonic()
     found, places = canaries.search_everything(errors)
@@ -195,6 +219,16 @@ def no_secret_is_left_anywhere(tmp_path_factory, request):
     request.config.pluginmanager.getplugin("terminalreporter").write_line(
         f"\n{len(canaries.KNOWN)} secrets looked for in {len(places)} files, {size} MB, in {time.monotonic() - begun:.0f} s")
     assert found == []
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "sqlite(reason): is about SQLite's file")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items if engine.ON_POSTGRES else ():
+        for marker in item.iter_markers("sqlite"):
+            item.add_marker(pytest.mark.skip(reason=f"not on PostgreSQL: {marker.args[0]}"))
 
 
 @pytest.fixture(scope="session")

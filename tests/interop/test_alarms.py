@@ -7,7 +7,6 @@ import ipaddress
 import json
 import os
 import secrets
-import sqlite3
 import statistics
 import subprocess
 import time
@@ -20,6 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from standardwebhooks import Webhook, WebhookVerificationError
 
+import engine
 from conftest import PASSWORD, Desk, eventually
 from receiver import Receiver, status
 from sources import Client, login
@@ -182,8 +182,8 @@ def test_administration_that_was_denied(alarmed):
 def test_a_seal_that_was_broken(fresh):
     with Receiver() as receiver:
         desk = fresh(**webhook(receiver, KEYDESK_ALERTS__WEBHOOK_SECRET=new_secret())).start()
-        with sqlite3.connect(desk.data / "keydesk.db") as database:
-            database.execute("update provider_key_versions set sealed = zeroblob(90)")
+        with desk.connect() as database:
+            database.execute("update provider_key_versions set sealed = ?", [bytes(90)])
         assert read(desk).status_code == 500
         assert wait_for(receiver, "broken_seal")[0].json()["data"]["severity"] == "critical"
 
@@ -245,7 +245,7 @@ def test_what_could_not_be_sent_is_sent_after_a_restart_once_and_under_the_same_
         assert len(tried) == 2
         receiver.answer = None
         # The waits are long for a test; nothing else is changed.
-        with sqlite3.connect(desk.data / "keydesk.db") as database:
+        with desk.connect() as database:
             database.execute("update outbox set next_attempt_at = 0 where state = 'waiting'")
         receiver.messages.clear()
         desk.start()
@@ -352,6 +352,7 @@ def test_the_certificate_is_checked(fresh, tmp_path):
         assert "204" in trusting.cli("alert", "test")
 
 
+@pytest.mark.sqlite("the disk is the server's")
 def test_a_full_disk_is_told_of_although_nothing_can_be_written(fresh):
     with Receiver() as receiver:
         desk = fresh(**webhook(receiver, KEYDESK_ALERTS__WEBHOOK_SECRET=new_secret()))
@@ -396,7 +397,7 @@ def test_checkpoints_arrive_elsewhere_and_suffice_to_show_a_book_that_was_cut(fr
     secret = new_secret()
 
     def database(desk, *statements):
-        with sqlite3.connect(desk.data / "keydesk.db") as connection:
+        with desk.connect() as connection:
             for statement in statements:
                 connection.execute(statement)
 
@@ -440,11 +441,11 @@ def test_checkpoints_arrive_elsewhere_and_suffice_to_show_a_book_that_was_cut(fr
         verified = verify()
         assert verified.returncode == 0, verified.stdout + verified.stderr
         # What is left is whole in itself: nothing in it names what came later.
-        with sqlite3.connect(desk.data / "keydesk.db") as connection:
-            connection.executescript(
-                "drop trigger audit_events_are_not_deleted; "
-                "create temp table first as select stream from audit_events order by at, seq limit 1; "
-                "delete from audit_events where stream not in first; delete from audit_streams where stream not in first")
+        with desk.connect() as connection:
+            connection.execute(engine.drop_rule("audit_events_are_not_deleted"))
+            (first,) = connection.execute("select stream from audit_events order by at, seq limit 1").fetchone()
+            for table in ("audit_events", "audit_streams"):
+                connection.execute(f"delete from {table} where stream <> ?", [first])
         verified = verify()
         assert verified.returncode != 0 and "missing" in verified.stdout + verified.stderr, verified.stdout
 
@@ -458,7 +459,7 @@ def test_a_checkpoint_file_that_hangs_is_told_of_and_delays_no_revocation(fresh)
         with (desk.data / "audit.checkpoints").open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             # A checkpoint is due at once.
-            with sqlite3.connect(desk.data / "keydesk.db") as database:
+            with desk.connect() as database:
                 database.execute("update audit_checkpoints set at = 0")
             desk.start()
             ready = lambda: requests.get(f"{desk.url}/health/ready", timeout=30).json()["checks"]["checkpoints"]
@@ -495,7 +496,7 @@ def test_no_secret_is_in_a_message_or_a_log(fresh):
         known = {**desk.keys, "service key": desk.service_api_key, "password": PASSWORD, "guess": password, "token": token,
                  "webhook secret": secret.removeprefix("whsec_")}
         logs = "".join(log.read_text(errors="replace") for log in desk.logs.iterdir())
-        stored = b"".join(f.read_bytes() for f in desk.data.iterdir() if f.is_file()).decode(errors="replace")
+        stored = b"".join(f.read_bytes() for f in desk.stored()).decode(errors="replace")
         for name, value in known.items():
             assert value not in sent, f"{name} was sent"
             assert value not in logs + checked + stored, f"{name} was written"

@@ -1,16 +1,9 @@
 """Somebody who does not change the book, but keeps the desk from writing or anchoring it: that must show, too."""
 
-import contextlib
-import sqlite3
-
 import pytest
+
+import engine
 from test_audit_forgery import Book
-
-
-@contextlib.contextmanager
-def sql(database):
-    with contextlib.closing(sqlite3.connect(database, isolation_level=None, timeout=5)) as connection:
-        yield connection
 
 
 @pytest.fixture
@@ -26,8 +19,8 @@ def read(desk):
 
 def test_what_is_kept_from_the_checkpoints_is_anchored_all_the_same(desk):
     assert read(desk).status_code == 200
-    book = Book(desk.home)
-    with sql(book.database) as database:
+    book = Book.of(desk)
+    with desk.connect() as database:
         (stream,) = database.execute("select stream from audit_events where action = 'llm_keys.read'").fetchone()
         noted = database.execute("select seq, mac, seal, carried, anchored, watched from audit_streams where stream = ?", [stream]).fetchone()
         database.execute("update audit_streams set anchored = 1000000000, carried = 1000000000 where stream = ?", [stream])
@@ -45,7 +38,7 @@ def test_what_is_kept_from_the_checkpoints_is_anchored_all_the_same(desk):
 
 
 def test_a_mark_that_cannot_be_true_is_an_alarm(desk):
-    with sql(Book(desk.home).database) as database:
+    with desk.connect() as database:
         database.execute("update audit_streams set anchored = seq + 1")
     assert read(desk).status_code == 200
     assert desk.stop() == 0
@@ -55,8 +48,8 @@ def test_a_mark_that_cannot_be_true_is_an_alarm(desk):
 
 def test_what_the_command_line_did_is_anchored_when_it_has_ended(desk):
     assert desk.stop() == 0
-    book = Book(desk.home)
-    with sql(book.database) as database:
+    book = Book.of(desk)
+    with desk.connect() as database:
         before = {stream for (stream,) in database.execute("select distinct stream from audit_events")}
     desk.cli("user", "add", "mallory", "--role", "admin", "--password-stdin", stdin="a phrase that mallory made\n")
     with book.forging() as database:
@@ -69,14 +62,17 @@ def test_what_the_command_line_did_is_anchored_when_it_has_ended(desk):
 
 
 def test_a_line_that_is_swallowed_is_no_line(desk):
-    with sql(Book(desk.home).database) as database:
+    with desk.connect() as database:
         database.execute(
+            "create function swallow() returns trigger language plpgsql as $$ begin return null; end $$; "
+            "create trigger swallow before insert on audit_events for each row when (new.action = 'llm_keys.read') "
+            "execute function swallow()" if engine.ON_POSTGRES else
             "create trigger swallow before insert on audit_events when new.action = 'llm_keys.read' "
             "begin select raise(ignore); end"
         )
     answer = read(desk)
     assert answer.status_code == 503 and not [key for key in desk.keys.values() if key in answer.text]
-    with sql(Book(desk.home).database) as database:
-        database.execute("drop trigger swallow")
+    with desk.connect() as database:
+        database.execute(engine.drop_rule("swallow"))
     assert read(desk).status_code == 200
-    assert Book(desk.home).report()["whole"]
+    assert Book.of(desk).report()["whole"]

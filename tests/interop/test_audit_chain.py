@@ -9,7 +9,7 @@ from audit_chain import carried, checked, events
 
 def test_another_program_recomputes_every_mac(new_desk):
     desk = new_desk().start()
-    database, kek = desk.data / "keydesk.db", desk.data / "kek"
+    database, kek = desk.database, desk.data / "kek"
 
     def read():
         for _ in range(20):

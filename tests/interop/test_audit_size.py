@@ -12,8 +12,12 @@ import subprocess
 import time
 import uuid
 
+import pytest
+
 import audit_chain
 from conftest import FULL
+
+pytestmark = pytest.mark.sqlite("it writes the book as only the file can be written fast")
 
 EVENTS = 1_000_000 if FULL else 30_000
 STREAMS = 10

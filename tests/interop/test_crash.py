@@ -8,6 +8,7 @@ import os
 import random
 import time
 
+import engine
 from conftest import BINARY, FULL, PASSWORD, rounds
 from history import check, check_files, check_spent, digest, now, openai
 from load import Load
@@ -26,7 +27,8 @@ def test_kill_9_loses_nothing(new_desk, tmp_path):
         time.sleep(random.uniform(0, 2))
         desk.kill()
         history = load.end()
-        check_files(desk.data, tmp_path / "copy")
+        if not engine.ON_POSTGRES:  # whose files are a server's that was not hurt
+            check_files(desk.data, tmp_path / "copy")
 
         begun = time.monotonic()
         desk.start()

@@ -15,6 +15,8 @@ import requests
 from conftest import PASSWORD, Desk, rounds
 from disks import Image, require, run, small
 
+pytestmark = pytest.mark.sqlite("the disk is the server's")
+
 PATIENCE = 5  # seconds after which everybody has been told to come back
 MARGIN = 1  # for this machine
 

@@ -74,6 +74,7 @@ def violations(text):
     return wrong, answers
 
 
+@pytest.mark.sqlite("the disk is the server's")
 def test_every_answer_waits_for_the_disk(desk, strace):
     """One after the other, so that each has a sync of its own, and many at once, which share one."""
     tracer, output = strace

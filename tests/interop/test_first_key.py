@@ -155,6 +155,7 @@ def test_a_new_user_sees_what_was_granted_and_when_it_was_taken(desk):
     assert eventually(lambda: desk.get("/llm-keys", headers={"X-API-Key": key}).status_code == 401)
 
 
+@pytest.mark.sqlite("any number of servers work on one database")
 def test_a_second_server_on_the_same_directory_says_why_it_stops(desk):
     second = subprocess.run(
         [BINARY, "serve", "--listen", "127.0.0.1:0", "--data-dir", str(desk.data)],

@@ -72,6 +72,7 @@ def test_memory_is_divided_among_processors_only(new_desk):
         desk.stop()
 
 
+@pytest.mark.sqlite("it counts what is in the file")
 def test_memory_does_not_grow(new_desk, tmp_path):
     with limited() as prefix:
         desk = new_desk(KEYDESK_TOKEN__ACCESS_TTL="60m", RUST_LOG="info")

@@ -247,6 +247,7 @@ MACHINES, SESSIONS, LOGINS = (500, 250, 250) if FULL else (920, 30, 50)
 SERVED_WITHIN = 30  # seconds, by the threat list
 
 
+@pytest.mark.sqlite("its machines are written into the file")
 def test_a_thousand_clients_whose_tokens_end_together(new_measured):
     """Each is refused, gets a new token in its own way, and reads; so do all of them when the desk was away."""
     limits = {f"KEYDESK_LIMITS__{limit}": "60/minute" for limit in ("KEYS", "TOKEN")}
@@ -301,6 +302,7 @@ CROWD = 2000
 PATIENCE, LATE = 5, 1  # seconds within which all are told to come back, and what this machine adds
 
 
+@pytest.mark.sqlite("a lock on the file")
 def test_more_reads_than_the_book_can_take(new_measured):
     """While another process holds the database, events wait for the book, as many as may and no more: whoever comes then is
     told to come back at once, and the others get their keys if it does not take too long."""

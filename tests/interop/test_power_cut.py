@@ -25,6 +25,8 @@ from disks import Image
 from history import check, check_files, digest, now, openai
 from load import Load
 
+pytestmark = pytest.mark.sqlite("the disk is the server's")
+
 
 @contextlib.contextmanager
 def desk_on_a_disk(tmp_path, binary=BINARY):

@@ -3,9 +3,7 @@
 Rounds of each race: 20, or 200 in the full form.
 """
 
-import contextlib
 import secrets
-import sqlite3
 import threading
 import time
 
@@ -61,8 +59,7 @@ def assert_dead(desk, *refresh_tokens):
 
 def generations(desk, user):
     """What the database says of a user's newest session: its generation, and those of its tokens. Read only."""
-    database = next(path for path in desk.data.iterdir() if path.suffix == ".db")
-    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+    with desk.connect() as connection:
         family, generation = connection.execute(
             "select f.id, f.generation from token_families f join principals p on p.id = f.principal_id"
             " where p.name = ? order by f.id desc limit 1", (user[0],),

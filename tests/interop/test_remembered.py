@@ -85,6 +85,7 @@ def looks(gauges):
     return collections.Counter(asker=gauges.looks("asker"), handout=gauges.looks("handout") - minutes)
 
 
+@pytest.mark.sqlite("its principals are written into the file")
 def test_who_was_there_is_known_and_one_change_costs_one_look_each(crowded):
     desk, gauges, readers = crowded
     before = looks(gauges)

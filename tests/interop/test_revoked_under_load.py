@@ -4,10 +4,8 @@ the change, whether it was made over HTTP or by the command line, in another pro
 Asked of the clients, and of the book: no handover stands behind the change that forbids it.
 """
 
-import contextlib
 import dataclasses
 import secrets
-import sqlite3
 import threading
 import time
 
@@ -179,7 +177,7 @@ def test_no_key_after_the_answer(desk, change, how):
 def check_book(desk, who, kinds, action):
     """Events get their time inside the transaction that writes them, and one process writes at a time: their times are in the
     order in which they came to be true."""
-    with contextlib.closing(sqlite3.connect(f"file:{desk.data / 'keydesk.db'}?mode=ro", uri=True)) as db:
+    with desk.connect() as db:
         changed, version = db.execute(
             "select at, version from audit_events where action = ? and outcome = 'allowed' order by at desc limit 1",
             (action,)).fetchone()

@@ -101,32 +101,32 @@ def test_the_search_finds_a_signed_token_and_nothing_where_nothing_is(tmp_path):
 
 def test_the_search_sees_names_and_routes(traffic):
     desk, _ = traffic
-    assert hits(files(desk.data), {"a provider's name": "our-own-llm"})
+    assert hits(desk.stored(), {"a provider's name": "our-own-llm"})
     assert hits(files(desk.logs), {"a route": "/llm-keys"}), "the log says nothing: is it at its most verbose?"
 
 
 def test_no_secret_is_in_the_database_or_a_log(traffic):
     desk, known = traffic
-    names = {path.name for path in files(desk.data)}
-    assert any(name.endswith("-wal") for name in names), f"the WAL is part of the search: {names}"
-    assert hits(files(desk.data) + files(desk.logs), known) == []
+    names = {path.name for path in desk.stored()}
+    assert any(name.endswith(("-wal", ".sql")) for name in names), f"the WAL is part of the search: {names}"
+    assert hits(desk.stored() + files(desk.logs), known) == []
 
 
 def test_no_secret_is_left_after_a_crash_and_a_restart(traffic):
     desk, known = traffic
     desk.kill()
-    assert hits(files(desk.data) + files(desk.logs), known) == []
+    assert hits(desk.stored() + files(desk.logs), known) == []
     desk.start()
     assert desk.get("/llm-keys", headers={"X-API-Key": desk.service_api_key}).json()["openai"] == known["rotated key"]
     assert desk.stop() == 0
-    assert hits(files(desk.data) + files(desk.logs), known) == []
+    assert hits(desk.stored() + files(desk.logs), known) == []
 
 
 def test_signatures_of_tokens_are_not_logged(traffic):
     desk, known = traffic
     signatures = {name: token.rsplit(".", 1)[1] for name, token in known.items() if "access token" in name}
     assert len(signatures) == 4
-    assert hits(files(desk.data) + files(desk.logs), signatures) == []
+    assert hits(desk.stored() + files(desk.logs), signatures) == []
 
 
 def test_file_modes(traffic):

@@ -14,10 +14,13 @@ use keydesk::store::{Database, Store};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, query_scalar, raw_sql};
 use tokio::runtime;
 
+/// Says that there is a server, and where.
+pub(crate) const VARIABLE: &str = "KEYDESK_TEST_POSTGRES";
+
 /// The URL of the server's superuser, without a database.
 pub(crate) fn server() -> Option<&'static str> {
     static SERVER: OnceLock<Option<String>> = OnceLock::new();
-    SERVER.get_or_init(|| env::var("KEYDESK_TEST_POSTGRES").ok()).as_deref()
+    SERVER.get_or_init(|| env::var(VARIABLE).ok()).as_deref()
 }
 
 /// Whether a test has something to show here; where it has not, it says why.

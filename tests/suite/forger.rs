@@ -1,7 +1,7 @@
 //! Somebody who has the database but not the key-encryption key: on SQLite the file, on PostgreSQL a superuser's connection.
 //! What is said in SQL is one text for both; what has no common form is a method here.
 
-use sqlx::{AssertSqlSafe, Connection, Error, PgConnection, SqliteConnection, query_scalar, raw_sql};
+use sqlx::{AssertSqlSafe, Connection, Error, PgConnection, Row, SqliteConnection, query_scalar, raw_sql};
 
 use crate::engine::OwnDatabase;
 
@@ -63,8 +63,16 @@ impl Forger {
     }
 
     pub(crate) async fn text(&mut self, sql: &str) -> String {
+        self.texts(sql).await.swap_remove(0)
+    }
+
+    /// The first column, as text. Several statements may stand one behind the other; the last one's rows are the answer.
+    pub(crate) async fn texts(&mut self, sql: &str) -> Vec<String> {
         let sql = AssertSqlSafe(sql);
-        on_either!(self, connection => query_scalar(sql).fetch_one(connection).await.unwrap())
+        on_either!(self, connection => {
+            let rows = raw_sql(sql).fetch_all(connection).await.unwrap();
+            rows.iter().map(|row| row.get_unchecked(0)).collect()
+        })
     }
 
     /// All that is in a table.

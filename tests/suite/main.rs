@@ -21,6 +21,7 @@ mod limits;
 mod llm_keys;
 mod me;
 mod metrics;
+mod migrations;
 mod networks;
 mod openapi;
 mod retention;
