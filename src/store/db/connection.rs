@@ -88,9 +88,13 @@ impl Tx {
             let patience = turn.patience;
             match &mut **turn {
                 Wire::Sqlite(connection) => {
-                    sqlx::query("commit").execute(connection).await?;
+                    let commit = sqlx::query("commit").execute(connection);
+                    commit.instrument(span("sqlite", "commit")).await?;
                 }
-                Wire::Postgres(connection) => postgres::commit(connection, patience).await?,
+                Wire::Postgres(connection) => {
+                    let commit = postgres::commit(connection, patience);
+                    commit.instrument(span("postgresql", "commit")).await?;
+                }
             }
             turn.ended = true;
         }

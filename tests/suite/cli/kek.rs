@@ -217,3 +217,23 @@ fn every_place_where_it_can_be_interrupted_is_one_to_go_on_from() {
     desk.0.must(&["kek", "rotate"]);
     assert_eq!((desk.get("kek"), desk.get(&aside)), (new, old));
 }
+
+#[test]
+fn a_backup_from_before_opens_with_its_key_beside_the_new_one() {
+    let desk = Desk::new();
+    desk.0.must(&["backup", "desk.backup"]);
+    desk.0.must(&["kek", "rotate"]);
+    let there = Desk(Place::new());
+    fs::create_dir(there.0.path("keydesk-data")).unwrap();
+    there.put("kek", &desk.get("kek"));
+    let backup = desk.0.path("desk.backup");
+    let restore = ["restore", backup.to_str().unwrap()];
+    let refused = there.0.run(&restore);
+    assert!(refused.code == 1 && refused.stderr.contains("kek.previous_file"), "{refused:?}");
+    there.put("kek.previous", &desk.get(&desk.files()[1]));
+    there.0.must(&restore);
+    assert_eq!((there.stage().as_str(), there.wrapped_by("previous")), ("under_way", Some(2)));
+    there.0.must(&["kek", "rotate"]);
+    assert_eq!((there.stage().as_str(), there.wrapped_by("current")), ("none", Some(2)));
+    assert!(there.0.must(&["key", "list"]).contains("openai"));
+}
