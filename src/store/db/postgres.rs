@@ -3,11 +3,12 @@
 //! What SQLite gives by having one writer is asked for here with two advisory locks, which end with their transactions.
 //! [`BEGIN`] takes the first alone: of all processes one at a time changes something, so that whatever a unit of work has
 //! read stays as it is until its end. It comes to that lock through a [`Gate`], so that it does not wait for it on the one
-//! connection on which its process writes, while the book waits for that. The book does not wait for that, because every key read writes in it: it shares the
-//! second lock ([`BEGIN_BOOK`]) with all other writers of the book, and only a change of the revision takes that one alone
-//! ([`BUMP`]). So the revision that the book has read stays until its events are durable. Whoever takes both takes them in
-//! this order, and who shares the second takes nothing more. Advisory locks rather than row locks: they are given in the order
-//! in which they were asked for, and a change does not starve among a thousand key reads.
+//! connection on which its process writes, while the book waits for that connection. The book does not take the first lock,
+//! because every key read writes in it: it shares the second ([`BEGIN_BOOK`]) with all other writers of the book, and only a
+//! change of the revision takes that one alone ([`BUMP`]). So the revision that the book has read stays until its events
+//! are durable. Whoever takes both takes them in this order, and who shares the second takes nothing more. Advisory locks
+//! rather than row locks: they are given in the order in which they were asked for, and a change does not starve among a
+//! thousand key reads.
 //!
 //! Rows come behind locks: the book's writer changes one row that others change too, the end of its stream, and waits for
 //! whoever has it. So who has touched the end of another stream, under the first lock, must not ask for the second any more, or
