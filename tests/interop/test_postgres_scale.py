@@ -10,8 +10,13 @@ import os
 import random
 import time
 
+import pytest
+
+import engine
 from conftest import FULL, seed
 from load import Connection
+
+pytestmark = pytest.mark.skipif(not engine.ON_POSTGRES, reason="is about PostgreSQL")
 
 USERS, TOKENS, EVENTS = (100_000, 1_000_000, 5_000_000) if FULL else (2_000, 20_000, 100_000)
 RATE, SECONDS, CONNECTIONS = 200, 30 if FULL else 5, 16
@@ -28,7 +33,7 @@ SESSIONS = """
 BOOK = """
     insert into audit_events (id, stream, seq, at, action, outcome, actor, principal_id, principal_kind, credential, object, version,
                               source, request_id, mac)
-        select decode(lpad(to_hex(n), 32, '0'), 'hex'), '\\x{stream}', n, {now} - ({events} - n) * 1000000, 'llm_keys.read', 'allowed',
+        select decode(lpad(to_hex(n), 32, '0'), 'hex'), '\\x{stream}', n, {now} - ({events} - n)::bigint * 1000000, 'llm_keys.read', 'allowed',
                p.name, p.id, p.kind, 'api_key', 'project:default', 'openai=1', '192.0.2.1', 'req_' || n, sha256(n::text::bytea)
         from generate_series(1, {events}) n
         join (select id, name, kind, row_number() over () as place from principals) p on p.place = 1 + n % {users};
@@ -38,18 +43,23 @@ BOOK = """
 def fill(desk):
     """Returns the API keys of the users."""
     now, keys = time.time_ns() // 1000, [seed.token("ak") for _ in range(USERS)]
-    rows = [(os.urandom(16).hex(), os.urandom(16).hex(), hashlib.sha256(key.encode()).hexdigest()) for key in keys]
-    copy = lambda table, lines: f"copy {table} from stdin;\n" + "\n".join(lines) + "\n\\.\n"  # noqa: E731
-    project = desk.psql("select encode(id, 'hex') from projects where name = 'default'").strip()
-    desk.psql(
+    users = [os.urandom(16) for _ in keys]
+
+    def copy(into, rows):
+        with connection.connection.cursor().copy(f"copy {into} from stdin") as copying:
+            for row in rows:
+                copying.write_row(row)
+
+    with desk.connect() as connection:
+        project = connection.execute("select id from projects where name = 'default'").fetchone()[0]
         copy("principals (id, kind, name, role, created_at)",
-             (f"\\\\x{user}\tservice_account\tseeded-{number}\tmember\t{now}" for number, (user, _, _) in enumerate(rows)))
-        + copy("grants (principal_id, project_id, created_at)", (f"\\\\x{user}\t\\\\x{project}\t{now}" for user, _, _ in rows))
-        + copy("api_keys (id, principal_id, label, digest, imported, created_at)",
-               (f"\\\\x{key}\t\\\\x{user}\tseeded\t\\\\x{digest}\t0\t{now}" for user, key, digest in rows))
-        + (SESSIONS + BOOK).format(now=now, later=now + 86_400_000_000, users=USERS, tokens=TOKENS, events=EVENTS,
-                                   stream=os.urandom(16).hex())
-        + "update revision set value = value + 1; analyze;")
+             ((user, "service_account", f"seeded-{number}", "member", now) for number, user in enumerate(users)))
+        copy("grants (principal_id, project_id, created_at)", ((user, project, now) for user in users))
+        copy("api_keys (id, principal_id, label, digest, imported, created_at)",
+             ((os.urandom(16), user, "seeded", hashlib.sha256(key.encode()).digest(), 0, now) for user, key in zip(users, keys)))
+        connection.execute((SESSIONS + BOOK).format(
+            now=now, later=now + 86_400_000_000, users=USERS, tokens=TOKENS, events=EVENTS, stream=os.urandom(16).hex()))
+        connection.execute("update revision set value = value + 1; analyze;")
     return keys
 
 
