@@ -6,7 +6,6 @@ On SQLite, and on PostgreSQL as well where KEYDESK_TEST_POSTGRES names a server.
 
 import gzip
 import json
-import os
 import secrets
 import shutil
 import subprocess
@@ -14,40 +13,27 @@ import time
 
 import pytest
 
+import engine
 from conftest import PASSWORD, Desk, rounds
 from history import History, check_files, digest, openai
 from load import Load
 from test_kek import Killed, killer, places  # noqa: F401
 
-SERVER = os.environ.get("KEYDESK_TEST_POSTGRES")
+SQLITE = {"DATABASE_URL": "sqlite://keydesk-data/keydesk.db"}
 
 
-@pytest.fixture(scope="session")
-def new_database():
-    """Makes empty databases on the server, and removes them when the tests end."""
-    made = []
-
-    def psql(statement):
-        subprocess.run(["psql", "--quiet", f"{SERVER}/postgres", "--command", statement], check=True, capture_output=True)
-
-    def make():
-        made.append(f"backup_{os.getpid()}_{len(made)}")
-        psql(f"create database {made[-1]}")
-        return f"{SERVER}/{made[-1]}"
-
-    yield make
-    for name in made:
-        psql(f"drop database {name} with (force)")
+def on_postgres():
+    return {"DATABASE_URL": engine.url(engine.new_database())}
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def database(request, new_database):
+def database(request):
     """Makes places for a desk's tables: what to set for it."""
     if request.param == "sqlite":
-        return dict
-    if not SERVER:
+        return lambda: SQLITE
+    if not engine.ON_POSTGRES:
         pytest.skip("KEYDESK_TEST_POSTGRES names no server")
-    return lambda: {"DATABASE_URL": new_database()}
+    return on_postgres
 
 
 def at(desk, settings):
@@ -59,7 +45,7 @@ def at(desk, settings):
 
 def with_kek_of(desk, home, settings):
     """A place with nothing but the key-encryption key of another desk."""
-    other = at(Desk(home), settings)
+    other = at(Desk(home, **settings), settings)
     other.keys, other.service_api_key = desk.keys, desk.service_api_key
     other.data.mkdir(mode=0o700)
     shutil.copy(desk.data / "kek", other.data / "kek")
@@ -91,7 +77,7 @@ def check_restored(other, file, before, known, scratch):
     """A desk from a backup has what was acknowledged `before`; `known` is every key that was ever set or tried."""
     restored = other.cli_json("restore", str(file))["desk"]
     assert restored["book"]["whole"] and restored["lost"] is None, restored
-    if "DATABASE_URL" not in other.env:
+    if other.env["DATABASE_URL"].startswith("sqlite"):
         check_files(other.data, scratch)
     other.cli("audit", "verify")
     book = {(event["request_id"], event["action"]): event for event in other.cli_json("audit", "list", "--limit", "1000000")}
@@ -112,7 +98,8 @@ def check_restored(other, file, before, known, scratch):
 
 
 def test_every_backup_under_load_is_a_desk(new_desk, database, tmp_path):
-    desk = at(new_desk(), database()).start()
+    settings = database()
+    desk = at(new_desk(**settings), settings).start()
     load = Load(desk, tmp_path, clients=50).start()
     load.wait_for(answers=100)
     backups = []
@@ -140,7 +127,8 @@ def test_every_backup_under_load_is_a_desk(new_desk, database, tmp_path):
 
 
 def test_whoever_restores_is_killed_before_every_call(new_desk, database, killer, tmp_path):  # noqa: F811
-    desk = at(new_desk(), database()).start()
+    settings = database()
+    desk = at(new_desk(**settings), settings).start()
     file = desk.home / "desk.backup"
     desk.cli("backup", str(file))
     assert desk.stop() == 0
@@ -174,9 +162,9 @@ def test_whoever_restores_is_killed_before_every_call(new_desk, database, killer
     assert kills and again
 
 
-@pytest.mark.skipif(not SERVER, reason="KEYDESK_TEST_POSTGRES names no server")
-def test_a_desk_moves_to_postgresql_and_its_clients_do_not_notice(new_desk, new_database):
-    desk = new_desk().start()
+@pytest.mark.skipif(not engine.ON_POSTGRES, reason="KEYDESK_TEST_POSTGRES names no server")
+def test_a_desk_moves_to_postgresql_and_its_clients_do_not_notice(new_desk):
+    desk = at(new_desk(**SQLITE), SQLITE).start()
     desk.cli("user", "add", "alice", "--project", "default", "--password-stdin", stdin=f"CANARY {secrets.token_hex(12)}")
     account = desk.cli_json("service-account", "add", "ci", "--project", "default")
     session = desk.token_response(data={"grant_type": "password", "username": "admin", "password": PASSWORD}).json()
@@ -185,10 +173,10 @@ def test_a_desk_moves_to_postgresql_and_its_clients_do_not_notice(new_desk, new_
     desk.cli("backup", "before.backup")
     before = unpacked(desk.home / "before.backup")
 
-    url = new_database()
-    moved = desk.cli_json("migrate-store", "--to", url)["desk"]
+    settings = on_postgres()
+    moved = desk.cli_json("migrate-store", "--to", settings["DATABASE_URL"])["desk"]
     assert moved["book"]["whole"] and moved["lost"] is None
-    at(desk, {"DATABASE_URL": url})
+    at(desk, settings)
     desk.cli("backup", "after.backup")
     after = unpacked(desk.home / "after.backup")
     changes = {"revision", "audit_events", "audit_streams", "audit_checkpoints", "checkpoint_file"}
