@@ -215,9 +215,13 @@ pub async fn macs(
 
 /// The streams whose first event that is left says that it is from before `cutoff`, the oldest first.
 pub async fn beginning_before(db: &mut Connection, cutoff: Timestamp) -> Result<Vec<Id>, StoreError> {
-    let statement = sql("select stream from audit_events as first where at < $1 and not exists \
-                         (select 1 from audit_events where stream = first.stream and seq < first.seq) \
-                         order by at, stream");
+    let statement = sql(
+        "with recursive streams (stream) as (select (select stream from audit_events order by stream, seq limit 1) \
+         union all select (select stream from audit_events where stream > before.stream order by stream, seq limit 1) \
+         from streams as before where before.stream is not null) \
+         select stream from (select stream, (select at from audit_events where stream = streams.stream order by seq limit 1) as at \
+         from streams where stream is not null) as first where at < $1 order by at, stream",
+    );
     db.all(statement.bind(cutoff), |row| row.id("stream")).await
 }
 

@@ -388,3 +388,24 @@ async fn nobody_gives_what_their_token_lacks() {
     assert_eq!(admin.ask("POST", "/admin/service-accounts", robot).await.0, 403);
     assert_eq!(desk.events().await[0].outcome, "failed");
 }
+
+/// PostgreSQL knows no zero in a text.
+#[tokio::test]
+async fn a_zero_in_what_is_asked_for_is_nothing_that_is_there() {
+    let desk = Desk::furnished().await;
+    let admin = Asker::admin(&desk).await;
+    for path in [
+        "/admin/users?after=a%00b",
+        "/admin/service-accounts?after=%00",
+        "/admin/projects?after=%00",
+        "/admin/projects/default/keys?after=%00",
+        "/admin/projects/default/grants?after=%00",
+        "/admin/audit-events?principal=ali%00ce",
+        "/admin/audit-events?action=%00",
+        "/llm-keys?project=%00",
+        "/admin/users/a%00b",
+    ] {
+        let (status, body) = admin.get(path).await;
+        assert!(status < 500, "{path}: {status} {body}");
+    }
+}

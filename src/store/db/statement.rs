@@ -60,10 +60,16 @@ impl Statement {
         }
         self.arguments.into_iter().fold(sqlx::query(numbered(self.text)), |query, value| match value {
             Value::Int(value) => query.bind(value),
-            Value::Text(value) => query.bind(value),
+            Value::Text(value) => query.bind(value.map(without_zeros)),
             Value::Bytes(value) => query.bind(value),
         })
     }
+}
+
+/// PostgreSQL knows no zero in a text, and refuses the whole statement. Nothing that is stored has one, so that whoever asks for
+/// one finds nothing.
+fn without_zeros(text: String) -> String {
+    if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
 }
 
 /// The text with a number for each `?`, which PostgreSQL does not know. None of our texts has one in a literal.
