@@ -20,8 +20,9 @@ pub use file::Header;
 use super::{
     App, Error, Report, Settings, Surroundings,
     book::{Behind, Book},
-    desk::{Database, Location, Lock, refuse},
+    desk::{Database, Location, Lock, create_private_directory, refuse},
     hex,
+    kek::directory_of,
 };
 use crate::{
     crypto::keyring::Keyring,
@@ -67,6 +68,9 @@ impl App {
         progress: Progress<'_>,
     ) -> Result<Header, Error> {
         self.require(caller, Scope::Admin, Action::DeskBackup, "desk").await?;
+        if force {
+            file::check_replaceable(path)?;
+        }
         let draft = Draft::create(path, force)?;
         let out = io::BufWriter::with_capacity(128 * 1024, &draft.file);
         let header = self.back_up_to(caller, &path.display().to_string(), out, progress).await?;
@@ -162,6 +166,9 @@ impl Location {
             )));
         }
         let vacant = self.vacant().await?;
+        // What could fail afterwards: on a server there is a desk from the moment at which all is loaded.
+        let directory = directory_of(&settings.audit.checkpoint_file);
+        create_private_directory(directory).map_err(|error| refuse("cannot create", directory, &error))?;
         let settled = async {
             let mut load =
                 copy::fill(&vacant.store, &mut Source::File(&mut reader), header.rows, &mut *progress)
@@ -247,7 +254,7 @@ impl Vacant<'_> {
         Ok(load.finish().await?)
     }
 
-    /// It is a desk now, or nothing.
+    /// On SQLite it is a desk now, or nothing. On a server it has been one since all was loaded.
     async fn end<T>(self, result: Result<T, Error>) -> Result<T, Error> {
         self.store.close().await;
         let ended = result.and_then(|value| self.location.put_in_place().map(|()| value));

@@ -389,7 +389,8 @@ pub(super) fn refuse(what: &str, path: &Path, error: &io::Error) -> Error {
     Error::Refused(format!("{what} {}: {error}", path.display()))
 }
 
-pub(super) fn create_private_directory(path: &Path) -> io::Result<()> {
+/// Makes a directory that only its owner can look into, if there is none.
+pub fn create_private_directory(path: &Path) -> io::Result<()> {
     if path.as_os_str().is_empty() || path.is_dir() {
         return Ok(());
     }

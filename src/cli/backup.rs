@@ -131,9 +131,10 @@ fn tell(out: Output, backup: Option<&Header>, settled: &Settled, said: &str) -> 
     out.object(&serde_json::json!({ "backup": backup, "desk": settled }), praise)?;
     if let Some(lost) = lost {
         output::hint(warning(lost));
-        return Ok(());
     }
-    match book.faults.first() {
+    // That what is lost is missing has been said.
+    let mut faults = book.faults.iter().filter(|fault| lost.is_none() || !fault.is_of_the_end());
+    match faults.next() {
         None => Ok(()),
         Some(first) => Err(Failure::Failed(format!("the desk is there, but its book is not whole: {first}"))),
     }

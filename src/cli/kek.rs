@@ -81,8 +81,9 @@ struct Rotated {
 
 async fn rotate(desk: &Desk, location: &Location, rotation: Rotation) -> Result<(), Failure> {
     let wrapped = desk.app.rewrap_data_keys(&desk.caller).await?;
+    let finished = rotation.finish(location).await?;
     hint(format_args!("Every data key is wrapped by the new key; {wrapped} of them were wrapped just now."));
-    let (path, advice) = match rotation.finish(location).await? {
+    let (path, advice) = match finished {
         Finished::Aside(path) => (path, "backups from before need it; when they are gone, remove it"),
         Finished::Stays(path) => {
             (path, "remove kek.previous_file from the configuration; backups from before need the file")

@@ -21,7 +21,7 @@ use crate::{
     app::{
         App, Settings,
         alarms::Watch,
-        desk::{Location, write_private_file},
+        desk::{Location, create_private_directory, write_private_file},
         vital::vital,
     },
     config::{Config, Environment, Secrets},
@@ -75,6 +75,11 @@ pub(super) async fn run(config: &Config, environment: Environment) -> Result<(),
     };
     let app = location.open(settings, desk::surroundings()).await?;
     let _lock = lock.started();
+    if let Some(directory) = config.checkpoint_file.parent() {
+        create_private_directory(directory).map_err(|error| {
+            Failure::because(format_args!("cannot create {}", directory.display()), &error)
+        })?;
+    }
     app.ensure_signing_key(&caller).await?;
     let imported = app.import(&caller, &secrets.found).await?;
     drop(secrets);

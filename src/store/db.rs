@@ -51,7 +51,7 @@ const LONG_READERS: usize = 2;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// It cannot be reached, is full, locked or damaged. The cause is for the log.
-    #[error("the database is not available: {0}")]
+    #[error("the database is not available: {}", said(.0))]
     Unavailable(#[source] sqlx::Error),
     /// Something with this name is already there.
     #[error("it exists already")]
@@ -76,6 +76,11 @@ pub enum StoreError {
     /// Not a database of ours.
     #[error("the file is not a keydesk database{0}")]
     NotOurs(&'static str),
+}
+
+/// What a server says, without the place in its program.
+fn said(error: &sqlx::Error) -> String {
+    error.as_database_error().map_or_else(|| error.to_string(), |said| said.message().to_owned())
 }
 
 impl From<sqlx::Error> for StoreError {
@@ -207,7 +212,11 @@ impl Store {
             none => none.insert(server.listener().await?),
         };
         // Where nothing is said for long, the connection may be lost without a word.
-        let heard = timeout(QUIET, listener.try_recv()).await.unwrap_or(Ok(None));
+        let Ok(heard) = timeout(QUIET, listener.try_recv()).await else {
+            // The new one first: by a listener commands know that there is a server.
+            hearing.0 = Some(server.listener().await?);
+            return Ok(());
+        };
         // `None` is a connection that is gone, and with it what was told meanwhile.
         if !matches!(heard, Ok(Some(_))) {
             hearing.0 = None;
@@ -275,19 +284,20 @@ impl Store {
     pub async fn snapshot(&self) -> Result<Connection, StoreError> {
         let turn = timeout(WAIT, Arc::clone(&self.long).acquire_owned()).await;
         let turn = turn.ok().and_then(Result::ok).ok_or(sqlx::Error::PoolTimedOut)?;
-        let mut connection = self.connection(match &self.read {
-            Readers::Sqlite(pool, _) => Inner::Snapshot(pool.begin().await?),
+        match &self.read {
+            Readers::Sqlite(pool, _) => {
+                let mut connection = self.connection(Inner::Snapshot(pool.begin().await?));
+                connection.turn = Some(turn);
+                Ok(connection)
+            }
             Readers::Postgres(pool, _) => {
                 let mut reader = Reader::of(pool.acquire().await?);
-                // It is never given back with its transaction.
-                reader.keep = false;
                 reader.patience = postgres::LONG_PATIENCE;
+                reader.long = Some(turn);
                 postgres::begin_snapshot(reader.connection()).await?;
-                Inner::Postgres(reader)
+                Ok(self.connection(Inner::Postgres(reader)))
             }
-        });
-        connection.turn = Some(turn);
-        Ok(connection)
+        }
     }
 
     fn span(&self, text: &'static str) -> Span {

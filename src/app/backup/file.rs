@@ -269,6 +269,22 @@ fn unread(error: &io::Error) -> Error {
     }
 }
 
+/// Whether a file may be replaced by a backup: only by its name could one mean the database or its key instead.
+pub(super) fn check_replaceable(path: &Path) -> Result<(), Error> {
+    const BEGIN: &[u8] = br#"{"keydesk_backup""#;
+    let mut begin = Vec::new();
+    let read = fs::File::open(path).and_then(|file| file.take(BEGIN.len() as u64).read_to_end(&mut begin));
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(refuse("cannot read", path, &error)),
+        Ok(_) if begin == BEGIN || begin.is_empty() => Ok(()),
+        Ok(_) => Err(Error::Refused(format!(
+            "{} is not a backup, and --force replaces only backups; choose another name",
+            path.display()
+        ))),
+    }
+}
+
 /// A new file that only its owner can read. Until it is kept it has another name.
 pub(super) struct Draft {
     path: PathBuf,

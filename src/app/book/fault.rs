@@ -51,6 +51,11 @@ pub struct Fault {
 }
 
 impl Fault {
+    /// Whether it is what is found where the newest events are missing, as far as somebody knows of them.
+    pub fn is_of_the_end(&self) -> bool {
+        matches!(self.kind, Kind::Truncated | Kind::Head | Kind::Checkpoint)
+    }
+
     /// With an event that is there.
     pub(super) fn at(row: &ChainRow, kind: Kind, what: String) -> Self {
         let (stream, seq) = row.place();

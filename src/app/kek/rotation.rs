@@ -15,10 +15,11 @@ use super::{Files, beside, directory_of, read, refuse, write_new};
 use crate::{
     app::{
         Error, Surroundings,
-        desk::{Location, remove_draft, sync_directory},
+        desk::{Database, Location, remove_draft, sync_directory},
         hex,
     },
     crypto::keyring::Kek,
+    store::Alone,
 };
 
 /// A rotation whose files are in place: the desk can be opened to wrap its data keys.
@@ -28,8 +29,9 @@ pub struct Rotation {
     /// Whether an earlier call has put them there.
     pub resumed: bool,
     previous: [u8; 16],
-    /// Nobody else is at these files while it is held.
-    _alone: fs::File,
+    current: [u8; 16],
+    /// Nobody else is at these files while it is held, nor replaces the key of this database from another machine.
+    _alone: (fs::File, Option<Alone>),
 }
 
 /// A rotation that came to its end.
@@ -46,7 +48,7 @@ impl Location {
     pub async fn begin_kek_rotation(&self, surroundings: &Surroundings) -> Result<Rotation, Error> {
         self.must_exist().await?;
         let files = self.kek.clone();
-        let alone = files.hold_alone()?;
+        let alone = (files.hold_alone()?, self.hold_server_alone().await?);
         let (keks, rows) = self.checked().await?;
         let wraps = |kek: &Kek| rows.iter().any(|row| row.kek_id == kek.id());
         let (resumed, previous) = match keks.previous {
@@ -63,18 +65,24 @@ impl Location {
                 (false, keks.current.id())
             }
         };
-        Ok(Rotation { files, resumed, previous, _alone: alone })
+        let current = files.read()?.current.id();
+        Ok(Rotation { files, resumed, previous, current, _alone: alone })
+    }
+
+    async fn hold_server_alone(&self) -> Result<Option<Alone>, Error> {
+        let Database::Server(server) = &self.database else { return Ok(None) };
+        server.hold_alone().await.map(Some).map_err(|error| self.unusable(error))
     }
 }
 
 impl Rotation {
-    /// Puts the old key aside, once no data key is wrapped by it.
+    /// Puts the old key aside, once every data key is wrapped by the new one.
     pub async fn finish(self, location: &Location) -> Result<Finished, Error> {
         let path = self.files.previous_path();
         let left = location.data_keys().await?;
-        if left.iter().any(|row| row.kek_id == self.previous) {
+        if left.iter().any(|row| row.kek_id != self.current) {
             return Err(Error::Refused(
-                "some data keys are still wrapped by the previous key-encryption key; run the command again"
+                "some data keys are not wrapped by the new key-encryption key; run the command again"
                     .to_owned(),
             ));
         }

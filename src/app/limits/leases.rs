@@ -1,8 +1,9 @@
 //! The same quota on several servers: some requests at a time are taken out of it in the database, and then made without asking.
 //!
 //! So no quota is exceeded, however requests are spread over the servers, and one request in ten asks. What a server has taken
-//! and does not use is lost to the others for as long as the quota takes to come back; it is a tenth at most. Who is refused is
-//! refused without asking again until there can be one more.
+//! and does not use, a tenth at most, is lost to the others until it has come back by itself, and then to the server, too. Who is
+//! refused is refused without asking again until there can be one more. The servers' clocks have to agree: as far as they do
+//! not, one that is behind gives more.
 
 use std::{
     collections::HashMap,
@@ -83,7 +84,7 @@ impl Leases {
         let left = before + given.granted;
         let (refused, whole) = (left == 0, rate.interval() * i64::from(rate.times));
         // After a refusal: when the even pace has room for one more.
-        let end = if refused { given.until + rate.interval() - whole } else { now + whole };
+        let end = if refused { given.until + rate.interval() - whole } else { given.until };
         leases.insert(subject, Lease { left, until: given.until, refused, end });
     }
 
@@ -120,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_taken_is_spent_without_asking_for_as_long_as_the_quota_takes() {
+    fn what_was_taken_is_spent_without_asking_until_it_has_come_back() {
         let leases = Leases::default();
         assert_eq!(ask(&leases, 1000), None);
         given(&leases, 1000, 3, 1003);
@@ -131,7 +132,7 @@ mod tests {
         assert_eq!((ask(&leases, 1001), ask(&leases, 1001)), (Some((true, 57, 1)), Some((true, 56, 1))));
         assert_eq!(ask(&leases, 1001), None, "all is used");
         given(&leases, 1001, 1, 1006);
-        assert_eq!(ask(&leases, 1061), None, "a minute later");
+        assert_eq!(ask(&leases, 1006), None, "all that was taken has come back");
         given(&leases, 1061, 1, 1062);
         assert_eq!(ask(&leases, 900), None, "after the clock was set back");
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use sqlx::{PgConnection, Postgres, Sqlite, pool::PoolConnection, sqlite::SqliteConnection};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::{runtime::Handle, sync::OwnedSemaphorePermit};
 use tracing::{Instrument as _, Span};
 
 use super::{
@@ -22,7 +22,7 @@ use super::{
 pub struct Connection {
     inner: Inner,
     known: Arc<Known>,
-    /// Kept by who reads for long.
+    /// Kept by who reads for long from SQLite.
     pub(super) turn: Option<OwnedSemaphorePermit>,
 }
 
@@ -41,11 +41,13 @@ pub(super) struct Reader {
     /// Whether it is good for others.
     pub(super) keep: bool,
     pub(super) patience: Duration,
+    /// Kept by who reads for long, in a transaction, until the server has really ended that.
+    pub(super) long: Option<OwnedSemaphorePermit>,
 }
 
 impl Reader {
     pub(super) fn of(connection: PoolConnection<Postgres>) -> Self {
-        Self { connection: Some(connection), keep: true, patience: postgres::PATIENCE }
+        Self { connection: Some(connection), keep: true, patience: postgres::PATIENCE, long: None }
     }
 
     pub(super) fn connection(&mut self) -> &mut PgConnection {
@@ -58,8 +60,17 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        if let Some(connection) = self.connection.take().filter(|_| !self.keep) {
-            drop(connection.detach());
+        let Some(mut connection) = self.connection.take() else { return };
+        match (self.keep, self.long.take(), Handle::try_current()) {
+            (true, None, _) => {}
+            // Whoever asked may have gone in the middle of a statement: the server works on it all the same.
+            (true, Some(turn), Ok(runtime)) => drop(runtime.spawn(async move {
+                if !postgres::end_snapshot(&mut connection).await {
+                    drop(connection.detach());
+                }
+                drop(turn);
+            })),
+            _ => drop(connection.detach()),
         }
     }
 }
@@ -159,7 +170,7 @@ impl Connection {
             Inner::Sqlite(connection) => Engine::Sqlite(connection),
             Inner::Snapshot(transaction) => Engine::Sqlite(transaction),
             Inner::Postgres(reader) => {
-                let Reader { connection: Some(connection), keep, patience } = reader else {
+                let Reader { connection: Some(connection), keep, patience, .. } = reader else {
                     unreachable!("it is taken when this is dropped")
                 };
                 Engine::Postgres(connection, *patience, Some(keep))

@@ -175,10 +175,22 @@ impl Server {
 
     /// Brings the schema up to date. Of processes that start at once, one does and the others wait.
     pub(super) async fn migrate(&self) -> Result<(), StoreError> {
-        if self.schema().await? == Some(migrations::NEWEST) {
+        let schema = self.schema().await?;
+        if schema == Some(migrations::NEWEST) {
             return Ok(());
         }
         let mut connection = self.connect().await?;
+        if schema.is_none() {
+            let others = "select exists (select 1 from pg_class c where c.relnamespace = current_schema()::regnamespace \
+                          and c.relkind in ('r', 'p', 'v', 'm', 'f') and c.relname <> '_sqlx_migrations' \
+                          and not exists (select 1 from pg_depend d where d.objid = c.oid and d.deptype = 'e'))";
+            let others = sqlx::query_scalar(others).fetch_one(&mut connection);
+            if patiently(PATIENCE, others).await? {
+                return Err(StoreError::NotOurs(
+                    ": there are tables of others in it; give the desk an empty one",
+                ));
+            }
+        }
         let work = async {
             sqlx::raw_sql("set statement_timeout = 0; set lock_timeout = 0; set idle_in_transaction_session_timeout = 0")
                 .execute(&mut connection)
@@ -225,10 +237,12 @@ impl Server {
     /// Whether a server listens at this moment.
     pub async fn is_served(&self) -> Result<bool, StoreError> {
         let mut connection = self.connect().await?;
-        let work =
-            sqlx::query_scalar("select pg_try_advisory_lock(1801680235, 4)").fetch_one(&mut connection);
-        let is_free: bool = patiently(PATIENCE, work).await?;
-        Ok(!is_free)
+        // Looked at, not tried: two who try at a time would take each other for a server.
+        let held = "select exists (select 1 from pg_locks where locktype = 'advisory' and classid = 1801680235 and objid = 4 \
+                    and granted and database = (select oid from pg_database where datname = current_database()))";
+        patiently(PATIENCE, sqlx::query_scalar(held).fetch_one(&mut connection))
+            .await
+            .map_err(StoreError::from)
     }
 }
 
@@ -267,7 +281,9 @@ async fn prepare(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let rows = sqlx::raw_sql(SETTINGS).fetch_all(connection).await?;
     let read_only = rows.last().map_or(Ok(false), |row| row.try_get("read_only"))?;
     if read_only {
-        return Err(sqlx::Error::Io(io::Error::other("the server is read-only: it is a standby")));
+        return Err(sqlx::Error::Io(io::Error::other(
+            "the server takes no changes: it is a standby, or read-only by default",
+        )));
     }
     Ok(())
 }
@@ -277,6 +293,11 @@ pub(super) async fn begin_snapshot(connection: &mut PgConnection) -> Result<(), 
     let begin = "begin isolation level repeatable read, read only";
     patiently(PATIENCE, sqlx::raw_sql(begin).execute(&mut *connection)).await?;
     be_patient(connection).await
+}
+
+/// Ends it, however long the statement that is still under way takes. Whether the connection is good for others.
+pub(super) async fn end_snapshot(connection: &mut PgConnection) -> bool {
+    patiently(LONG_PATIENCE, sqlx::raw_sql("rollback").execute(connection)).await.is_ok()
 }
 
 /// From now on the transaction may take its time.
