@@ -24,6 +24,7 @@ mod metrics;
 mod migrations;
 mod networks;
 mod openapi;
+mod plans;
 mod retention;
 mod session;
 mod structure;
