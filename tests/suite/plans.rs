@@ -30,7 +30,7 @@ const GROWING: [&str; 16] = [
 ];
 
 /// Beginnings of statements that read a table as a whole, and why they may.
-const WHOLE: [(&str, &str); 8] = [
+const WHOLE: [(&str, &str); 9] = [
     (
         "select a.name as principal, p.name as project",
         "a page of all grants in the order of names, for administrators",
@@ -45,7 +45,8 @@ const WHOLE: [(&str, &str); 8] = [
         "asked of a book before it has a chain; the first event that has a MAC is enough",
     ),
     ("select count(*) as n from principals", "another administrator, when one is taken away"),
-    ("select count(*) as number from audit_events", "the whole book is verified"),
+    ("select count(*) as number from", "a backup counts what it will hold, and verification the whole book"),
+    ("select stream, max(seq) as seq from audit_events", "an export takes the whole book along"),
     ("select min(v.created_at) as oldest", "the metrics tell of all provider keys"),
     ("select p.name, k.provider, v.expires_at", "all provider keys are looked at for those that expire"),
 ];
