@@ -70,12 +70,12 @@ impl App {
         loop {
             let mut tx = self.store.begin().await?;
             let sessions = token_families::forget_ended(&mut tx, over, BATCH).await?;
-            token_families::forget_revoked(&mut tx, now).await?;
+            let revoked = token_families::forget_revoked(&mut tx, now, BATCH).await?;
             let limits = rate_limits::forget(&mut tx, now, BATCH).await?;
             let throttles = throttles::forget_ended(&mut tx, now, BATCH).await?;
             tx.commit().await?;
             let messages = self.forget_messages(BATCH).await?;
-            if sessions.max(throttles).max(messages).max(limits) < BATCH.unsigned_abs() {
+            if sessions.max(revoked).max(throttles).max(messages).max(limits) < BATCH.unsigned_abs() {
                 break;
             }
         }

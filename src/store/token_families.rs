@@ -173,7 +173,9 @@ pub async fn is_access_token_revoked(
     Ok(db.optional(statement.bind(jti).bind(family), |row| row.text("jti")).await?.is_some())
 }
 
-/// Forgets revoked access tokens whose time has come.
-pub async fn forget_revoked(tx: &mut Tx, before: Timestamp) -> Result<u64, StoreError> {
-    tx.execute(sql("delete from revoked_tokens where expires_at < $1").bind(before)).await
+/// Forgets revoked access tokens whose time has come, at most `limit` of them, and tells how many.
+pub async fn forget_revoked(tx: &mut Tx, before: Timestamp, limit: i64) -> Result<u64, StoreError> {
+    let statement = sql("delete from revoked_tokens where jti in \
+                         (select jti from revoked_tokens where expires_at < $1 limit $2)");
+    tx.execute(statement.bind(before).bind(limit)).await
 }
