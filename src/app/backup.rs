@@ -2,8 +2,10 @@
 //! the three, and for both engines.
 //!
 //! Everything is read as it is at one moment, while servers go on writing; that it is, stands in the book before, and so
-//! in the copy. What is filled becomes a desk only when all of it has been checked: a draft of a file gets its name, on a
-//! server one transaction ends. The key-encryption key is never part of it: it must be there before.
+//! in the copy. What is filled becomes a desk only when every row has been read back and compared: a draft of a file gets its
+//! name, on a server one transaction ends. The book is verified before that in a file, and behind it on a server, where the
+//! event of the restore is written behind it, too: a process that is killed between the two leaves a whole desk whose book does
+//! not say where it comes from. The key-encryption key is never part of it: it must be there before.
 
 mod copy;
 mod file;
