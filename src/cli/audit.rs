@@ -9,7 +9,7 @@ use std::{
 use super::{audit_table, desk::Desk, failure::Failure, output};
 use crate::{
     app::Report,
-    model::{Clock as _, Outcome, Page, SystemClock, Timestamp, audit::RecordedEvent},
+    model::{Action, Clock as _, Outcome, Page, SystemClock, Timestamp, audit::RecordedEvent},
     store::audit_events::Filter,
 };
 use clap::{Args, Subcommand, ValueEnum, builder::PossibleValuesParser};
@@ -63,7 +63,7 @@ pub(super) struct Which {
     #[arg(long, value_name = "NAME")]
     principal: Option<String>,
     /// Only this action, such as token.issue
-    #[arg(long)]
+    #[arg(long, value_parser = PossibleValuesParser::new(Action::NAMES), hide_possible_values = true)]
     action: Option<String>,
     /// Only what ended so
     #[arg(long, value_parser = outcome())]

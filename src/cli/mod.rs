@@ -57,7 +57,9 @@ struct Cli {
     command: Command,
 }
 
+/// Under a heading of their own, so that they do not stand among what a command is about.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "For every command")]
 struct Global {
     /// The configuration file, instead of ./keydesk.toml
     #[arg(long, global = true, value_name = "FILE")]

@@ -12,152 +12,120 @@ pub use recorded::{Position, RecordedEvent};
 
 use super::{Caller, CredentialKind, Id, Origin, Principal, PrincipalKind, principal::UnknownWord};
 
-/// What was done: `noun.verb`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// The desk was made: first start.
-    DeskInitialise,
-    /// The desk was copied into a file.
-    DeskBackup,
-    /// The desk was made from such a file.
-    DeskRestore,
-    /// The desk was moved into another database.
-    DeskMigrate,
-    /// The server started.
-    ServerStart,
-    /// The server stopped in good order.
-    ServerStop,
-    /// After a failure, the book was tried, and could be written again.
-    BookProbe,
-    /// A request came from where none is answered, or from nobody knows where.
-    RequestAdmit,
-    /// An access token was asked for.
-    TokenIssue,
-    /// A refresh token was exchanged for its successor.
-    TokenRefresh,
-    /// A spent refresh token came back: somebody has a copy.
-    RefreshTokenReuse,
-    /// A token was revoked.
-    TokenRevoke,
-    /// A token was asked about.
-    TokenIntrospect,
-    /// A login was ended.
-    SessionRevoke,
-    /// A credential was shown on a request.
-    CredentialVerify,
-    /// Provider keys were asked for.
-    LlmKeysRead,
-    /// A principal looked at what is its own.
-    OwnRead,
-    /// What administrators administer was looked at.
-    AdminRead,
-    /// The book was looked into.
-    AuditRead,
-    /// The book was exported.
-    AuditExport,
-    /// It was checked whether the book is whole.
-    AuditVerify,
-    /// Old events were removed from the book.
-    AuditPrune,
-    /// A user was made.
-    UserCreate,
-    /// A user's password was set.
-    UserSetPassword,
-    /// A user's failed attempts were forgotten.
-    UserUnlock,
-    /// A password hash was made anew with today's parameters.
-    UserRehashPassword,
-    /// A user or service account was changed.
-    PrincipalUpdate,
-    /// A user or service account was shut out.
-    PrincipalDisable,
-    /// A user or service account was let in again.
-    PrincipalEnable,
-    /// A user or service account was deleted.
-    PrincipalDelete,
-    /// A service account was made.
-    ServiceAccountCreate,
-    /// A service account's client secret was rotated.
-    ClientSecretRotate,
-    /// An API key was made.
-    ApiKeyIssue,
-    /// An API key was revoked.
-    ApiKeyRevoke,
-    /// A project was made.
-    ProjectCreate,
-    /// A project was deleted.
-    ProjectDelete,
-    /// A grant was made or changed.
-    GrantSet,
-    /// A grant was removed.
-    GrantRemove,
-    /// A provider key got a new version.
-    ProviderKeySet,
-    /// A provider key was deleted.
-    ProviderKeyDelete,
-    /// A signing key was made.
-    SigningKeyCreate,
-    /// A signing key was declared compromised.
-    SigningKeyRevoke,
-    /// A data key was wrapped by another key-encryption key.
-    DataKeyRewrap,
-    /// A rule found something that somebody should hear of.
-    AlarmRaise,
-    /// A message to a webhook could not be delivered, and is not tried again.
-    WebhookGiveUp,
+/// Each action once: what it means and its name in the book.
+macro_rules! actions {
+    ($($(#[$meaning:meta])+ $action:ident => $name:literal,)+) => {
+        /// What was done: `noun.verb`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Action {
+            $($(#[$meaning])+ $action,)+
+        }
+
+        impl Action {
+            /// The names of all.
+            pub const NAMES: &[&str] = &[$($name),+];
+
+            /// The name in the book.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$action => $name,)+
+                }
+            }
+        }
+    };
 }
 
-impl Action {
-    /// The name in the book.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::DeskInitialise => "desk.initialise",
-            Self::DeskBackup => "desk.backup",
-            Self::DeskRestore => "desk.restore",
-            Self::DeskMigrate => "desk.migrate",
-            Self::ServerStart => "server.start",
-            Self::ServerStop => "server.stop",
-            Self::BookProbe => "book.probe",
-            Self::RequestAdmit => "request.admit",
-            Self::TokenIssue => "token.issue",
-            Self::TokenRefresh => "token.refresh",
-            Self::RefreshTokenReuse => "refresh_token.reuse",
-            Self::TokenRevoke => "token.revoke",
-            Self::TokenIntrospect => "token.introspect",
-            Self::SessionRevoke => "session.revoke",
-            Self::CredentialVerify => "credential.verify",
-            Self::LlmKeysRead => "llm_keys.read",
-            Self::OwnRead => "own.read",
-            Self::AdminRead => "admin.read",
-            Self::AuditRead => "audit.read",
-            Self::AuditExport => "audit.export",
-            Self::AuditVerify => "audit.verify",
-            Self::AuditPrune => "audit.prune",
-            Self::UserCreate => "user.create",
-            Self::UserSetPassword => "user.set_password",
-            Self::UserUnlock => "user.unlock",
-            Self::UserRehashPassword => "user.rehash_password",
-            Self::PrincipalUpdate => "principal.update",
-            Self::PrincipalDisable => "principal.disable",
-            Self::PrincipalEnable => "principal.enable",
-            Self::PrincipalDelete => "principal.delete",
-            Self::ServiceAccountCreate => "service_account.create",
-            Self::ClientSecretRotate => "client_secret.rotate",
-            Self::ApiKeyIssue => "api_key.issue",
-            Self::ApiKeyRevoke => "api_key.revoke",
-            Self::ProjectCreate => "project.create",
-            Self::ProjectDelete => "project.delete",
-            Self::GrantSet => "grant.set",
-            Self::GrantRemove => "grant.remove",
-            Self::ProviderKeySet => "provider_key.set",
-            Self::ProviderKeyDelete => "provider_key.delete",
-            Self::SigningKeyCreate => "signing_key.create",
-            Self::SigningKeyRevoke => "signing_key.revoke",
-            Self::DataKeyRewrap => "data_key.rewrap",
-            Self::AlarmRaise => "alarm.raise",
-            Self::WebhookGiveUp => "webhook.give_up",
-        }
-    }
+actions! {
+    /// The desk was made: first start.
+    DeskInitialise => "desk.initialise",
+    /// The desk was copied into a file.
+    DeskBackup => "desk.backup",
+    /// The desk was made from such a file.
+    DeskRestore => "desk.restore",
+    /// The desk was moved into another database.
+    DeskMigrate => "desk.migrate",
+    /// The server started.
+    ServerStart => "server.start",
+    /// The server stopped in good order.
+    ServerStop => "server.stop",
+    /// After a failure, the book was tried, and could be written again.
+    BookProbe => "book.probe",
+    /// A request came from where none is answered, or from nobody knows where.
+    RequestAdmit => "request.admit",
+    /// An access token was asked for.
+    TokenIssue => "token.issue",
+    /// A refresh token was exchanged for its successor.
+    TokenRefresh => "token.refresh",
+    /// A spent refresh token came back: somebody has a copy.
+    RefreshTokenReuse => "refresh_token.reuse",
+    /// A token was revoked.
+    TokenRevoke => "token.revoke",
+    /// A token was asked about.
+    TokenIntrospect => "token.introspect",
+    /// A login was ended.
+    SessionRevoke => "session.revoke",
+    /// A credential was shown on a request.
+    CredentialVerify => "credential.verify",
+    /// Provider keys were asked for.
+    LlmKeysRead => "llm_keys.read",
+    /// A principal looked at what is its own.
+    OwnRead => "own.read",
+    /// What administrators administer was looked at.
+    AdminRead => "admin.read",
+    /// The book was looked into.
+    AuditRead => "audit.read",
+    /// The book was exported.
+    AuditExport => "audit.export",
+    /// It was checked whether the book is whole.
+    AuditVerify => "audit.verify",
+    /// Old events were removed from the book.
+    AuditPrune => "audit.prune",
+    /// A user was made.
+    UserCreate => "user.create",
+    /// A user's password was set.
+    UserSetPassword => "user.set_password",
+    /// A user's failed attempts were forgotten.
+    UserUnlock => "user.unlock",
+    /// A password hash was made anew with today's parameters.
+    UserRehashPassword => "user.rehash_password",
+    /// A user or service account was changed.
+    PrincipalUpdate => "principal.update",
+    /// A user or service account was shut out.
+    PrincipalDisable => "principal.disable",
+    /// A user or service account was let in again.
+    PrincipalEnable => "principal.enable",
+    /// A user or service account was deleted.
+    PrincipalDelete => "principal.delete",
+    /// A service account was made.
+    ServiceAccountCreate => "service_account.create",
+    /// A service account's client secret was rotated.
+    ClientSecretRotate => "client_secret.rotate",
+    /// An API key was made.
+    ApiKeyIssue => "api_key.issue",
+    /// An API key was revoked.
+    ApiKeyRevoke => "api_key.revoke",
+    /// A project was made.
+    ProjectCreate => "project.create",
+    /// A project was deleted.
+    ProjectDelete => "project.delete",
+    /// A grant was made or changed.
+    GrantSet => "grant.set",
+    /// A grant was removed.
+    GrantRemove => "grant.remove",
+    /// A provider key got a new version.
+    ProviderKeySet => "provider_key.set",
+    /// A provider key was deleted.
+    ProviderKeyDelete => "provider_key.delete",
+    /// A signing key was made.
+    SigningKeyCreate => "signing_key.create",
+    /// A signing key was declared compromised.
+    SigningKeyRevoke => "signing_key.revoke",
+    /// A data key was wrapped by another key-encryption key.
+    DataKeyRewrap => "data_key.rewrap",
+    /// A rule found something that somebody should hear of.
+    AlarmRaise => "alarm.raise",
+    /// A message to a webhook could not be delivered, and is not tried again.
+    WebhookGiveUp => "webhook.give_up",
 }
 
 /// How it ended.

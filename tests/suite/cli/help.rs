@@ -69,6 +69,7 @@ fn wrong_usage_exits_with_2() {
         &["api-key", "add", "admin", "--expires", "soon"],
         &["api-key", "revoke", "not-an-id"],
         &["audit", "list", "--outcome", "fine"],
+        &["audit", "list", "--action", "llm_keys.raed"],
         &["audit", "list", "--limit", "0"],
         &["audit", "list", "--since", "yesterday"],
         &["audit", "export", "--format", "xml"],
