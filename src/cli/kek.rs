@@ -31,7 +31,7 @@ for backups that are older. A server that runs notices nothing. Interrupted at a
 desk opens as before; run the command again, and it goes on.
 
 With several machines, put both files on every machine first, and let the servers do the rest: see \"Replacing the
-key-encryption key\" in the README. Provider keys are sealed by data keys, which stay what they are.")]
+key-encryption key\" in docs/operations.md. Provider keys are sealed by data keys, which stay what they are.")]
     Rotate,
 }
 
