@@ -26,7 +26,6 @@ pub use environment::Environment;
 pub use keys::{KEYS, Key};
 pub use layers::{Flags, Source, Value};
 pub use secrets::Secrets;
-pub(crate) use secrets::trim_newline;
 
 use crate::{
     app::{desk::Database, kek, limits::Limits},

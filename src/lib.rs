@@ -8,6 +8,7 @@
 //! ```text
 //! main ─► cli ─► http ─► app ─► store ─► model
 //!         cli ──► app ─► crypto ─► model
+//!         cli ─► client ─► crypto ─► model
 //! ```
 //!
 //! - [`model`]: nouns and rules; pure.
@@ -16,12 +17,14 @@
 //! - [`app`]: the operations. Each takes the caller first, authorises, works, and writes its audit event.
 //! - [`http`]: wire to operation and back.
 //! - [`webhook`]: posts the messages that the app has due.
+//! - [`client`]: a desk as those see it who fetch keys from it; knows nothing of the parts above.
 //! - [`cli`]: arguments to operation and back; `serve` is one of its commands.
 //! - [`metrics`]: what is counted and measured.
 //! - [`config`], [`telemetry`], [`secret`]: what the operator decided, the log, text that must not be seen.
 
 pub mod app;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod crypto;
 pub mod http;

@@ -4,7 +4,11 @@ use std::{error::Error as StdError, fmt, io, process::ExitCode};
 
 use std::io::Write as _;
 
-use crate::{app, config, telemetry};
+use crate::{
+    app,
+    client::{self, Kind},
+    config, telemetry,
+};
 
 /// Why a command did not do what it was asked.
 #[derive(Debug)]
@@ -13,6 +17,8 @@ pub(super) enum Failure {
     Usage(String),
     /// It failed: exit code 1.
     Failed(String),
+    /// A desk elsewhere did not give what was asked for: an exit code that says what there is to do.
+    AtDesk(client::Error),
     /// Nobody reads what it prints.
     Output(io::Error),
 }
@@ -31,9 +37,20 @@ impl Failure {
             Self::Output(error) => (format!("cannot write to standard output: {error}"), 1),
             Self::Usage(line) => (line, 2),
             Self::Failed(line) => (line, 1),
+            Self::AtDesk(error) => (error.what, exit_code(error.kind)),
         };
         let _ = writeln!(io::stderr(), "keydesk: {}", one_line(&line));
         ExitCode::from(code)
+    }
+}
+
+/// What programs go by that call `keydesk get` and its like; its help says it to people.
+fn exit_code(kind: Kind) -> u8 {
+    match kind {
+        Kind::Failed => 1,
+        Kind::LogIn => 3,
+        Kind::Refused => 4,
+        Kind::Busy | Kind::Away => 5,
     }
 }
 
@@ -59,6 +76,12 @@ pub(super) fn one_line(text: &str) -> String {
 impl From<app::Error> for Failure {
     fn from(error: app::Error) -> Self {
         Self::Failed(chain(&error))
+    }
+}
+
+impl From<client::Error> for Failure {
+    fn from(error: client::Error) -> Self {
+        Self::AtDesk(error)
     }
 }
 

@@ -1,8 +1,8 @@
 //! The command line: arguments become operations, results become a table, JSON or a sentence.
 //!
 //! `serve` runs the server. The commands about users, keys and so on work on the same data directory through the same
-//! operations as HTTP, authorised and written in the book as the operating system's user; a running server notices. Exit
-//! codes are decided here and in `failure.rs` alone: 0 done, 1 failed, 2 wrong usage.
+//! operations as HTTP, authorised and written in the book as the operating system's user; a running server notices. The
+//! commands in `yours.rs` ask a desk over HTTP, wherever it is. Exit codes are decided here and in `failure.rs` alone.
 
 mod alerts;
 mod api_keys;
@@ -14,8 +14,10 @@ mod config_check;
 mod desk;
 mod environment;
 mod failure;
+mod get;
 mod grants;
 mod kek;
+mod login;
 mod output;
 mod projects;
 mod prompt;
@@ -23,7 +25,9 @@ mod provider_keys;
 mod serve;
 mod service_accounts;
 mod signing_keys;
+mod status;
 mod users;
+mod yours;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -77,6 +81,8 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[command(flatten)]
+    Yours(yours::Command),
     /// Run the server; in an empty data directory, make everything first
     #[command(after_help = "Example:
   export KEYDESK_ADMIN_PASSWORD='correct horse battery staple' OPENAI_API_KEY=sk-...
@@ -230,6 +236,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     let out = Output::new(json);
     let mut flags = Flags { config, data_dir, listen: None, log_format };
     match command {
+        Command::Yours(command) => yours::run(command, out),
         Command::Openapi { yaml } => out.text(if yaml { http::spec_yaml() } else { http::spec_json() }),
         Command::Completions { shell } => completions(out, shell),
         Command::Config { command: config_check::Command::Check } => config_check::run(&flags, out),

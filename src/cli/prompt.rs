@@ -1,11 +1,14 @@
 //! Secrets from people: typed without echo, or from standard input. Never from an argument, which every process can read.
 
-use std::io::{self, IsTerminal as _, Read as _};
+use std::io::{self, IsTerminal as _, Read as _, Write as _};
 
 use zeroize::Zeroizing;
 
 use super::failure::Failure;
-use crate::{config::trim_newline, model::PrincipalName, secret::Secret};
+use crate::{
+    model::PrincipalName,
+    secret::{Secret, trim_newline},
+};
 
 /// More than any secret may have; what is longer is refused by its own rule.
 const MAX_BYTES: u64 = 16 * 1024;
@@ -21,12 +24,35 @@ pub(super) fn new_password(name: &PrincipalName, from_stdin: bool) -> Result<Sec
             Err(Failure::Failed("the two passwords are not the same; nothing was changed".to_owned()))
         };
     }
+    if from_stdin { read_stdin() } else { Err(no_terminal()) }
+}
+
+/// The password that `name` has: asked for, or read from standard input if that is said.
+pub(super) fn password(name: &PrincipalName, from_stdin: bool) -> Result<Secret, Failure> {
     if from_stdin {
-        return read_stdin();
+        read_stdin()
+    } else if io::stdin().is_terminal() {
+        ask(&format!("Password of {name}: "))
+    } else {
+        Err(no_terminal())
     }
-    Err(Failure::Usage(
+}
+
+fn no_terminal() -> Failure {
+    Failure::Usage(
         "there is no terminal to ask for the password on; pipe it in and say --password-stdin".to_owned(),
-    ))
+    )
+}
+
+/// What is no secret: a line that is typed at a terminal; nothing if there is no terminal.
+pub(super) fn line(question: &str) -> Result<Option<String>, Failure> {
+    if !io::stdin().is_terminal() {
+        return Ok(None);
+    }
+    let mut text = String::new();
+    let asked = write!(io::stderr(), "{question}").and_then(|()| io::stdin().read_line(&mut text));
+    asked.map_err(|error| Failure::because("cannot read from the terminal", &error))?;
+    Ok(Some(text.trim().to_owned()))
 }
 
 /// A key: asked for, or read from standard input if that is not a terminal.

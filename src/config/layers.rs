@@ -10,7 +10,7 @@ use super::{
     keys::{self, Default, Kind, nearest},
     secrets,
 };
-use crate::secret::Secret;
+use crate::{client, secret::Secret};
 
 /// The file that is read when nobody names one.
 const FILE: &str = "keydesk.toml";
@@ -263,10 +263,13 @@ fn our_secrets() -> impl Iterator<Item = String> {
     secrets::names().filter(|name| name.starts_with(PREFIX))
 }
 
-/// Variables with our prefix that are no settings: where the configuration is, secrets, and what Kubernetes sets in every
+/// Variables with our prefix that are no settings: where the configuration is, secrets, what is for the client, and what Kubernetes sets in every
 /// pod for a service named `keydesk`.
 fn is_for_others(name: &str, value: &str) -> bool {
-    name == FILE_VARIABLE || is_of_kubernetes(name, value) || our_secrets().any(|secret| secret == name)
+    name == FILE_VARIABLE
+        || is_of_kubernetes(name, value)
+        || client::VARIABLES.contains(&name)
+        || our_secrets().any(|secret| secret == name)
 }
 
 /// `KEYDESK_SERVICE_HOST`, `KEYDESK_SERVICE_PORT[_NAME]`, `KEYDESK_PORT=tcp://…`, `KEYDESK_PORT_8000_TCP[_…]`: recognised by

@@ -4,9 +4,7 @@
 //! Each can be given as `NAME`, or as `NAME_FILE` with the path of a file that holds it, which is how container platforms
 //! hand over secrets. Both at once is an error, because one of them would be silently ignored.
 
-use std::{fs, io::Read as _, path::Path};
-
-use zeroize::Zeroizing;
+use std::path::Path;
 
 use super::{Environment, Error, keys};
 use crate::{
@@ -21,8 +19,6 @@ pub(super) const ADMIN_PASSWORD: &str = "KEYDESK_ADMIN_PASSWORD";
 /// What messages to webhooks are signed with.
 pub(super) const WEBHOOK_SECRET: &str = "KEYDESK_ALERTS__WEBHOOK_SECRET";
 const SERVICE_API_KEY: &str = "SERVICE_API_KEY";
-/// More than any of these may have, and little enough to read by mistake.
-const MAX_FILE_BYTES: u64 = 64 * 1024;
 
 /// The secrets that were found in the environment.
 #[derive(Debug)]
@@ -80,7 +76,7 @@ impl Environment {
         match (self.text(name)?, self.text(&in_file)?) {
             (None, None) => Ok(None),
             (Some(text), None) => Ok(Some((name.to_owned(), Secret::new(text)))),
-            (None, Some(path)) => match read(Path::new(&path)) {
+            (None, Some(path)) => match Secret::from_file(Path::new(&path)) {
                 Ok(secret) => Ok(Some((in_file, secret))),
                 // The path is not repeated: it may be the secret itself, set in the wrong variable.
                 Err(why) => Err(Error(format!("{in_file} names a file that cannot be used: {why}"))),
@@ -88,27 +84,6 @@ impl Environment {
             (Some(_), Some(_)) => {
                 Err(Error(format!("{name} and {in_file} are both set: unset the one that is not meant")))
             }
-        }
-    }
-}
-
-fn read(path: &Path) -> Result<Secret, String> {
-    let mut text = Zeroizing::new(String::with_capacity(4096));
-    let file = fs::File::open(path).map_err(|error| error.to_string())?;
-    file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
-    if text.len() as u64 > MAX_FILE_BYTES {
-        return Err("it has more than 64 KiB".to_owned());
-    }
-    trim_newline(&mut text);
-    if text.is_empty() { Err("it is empty".to_owned()) } else { Ok(Secret::new(std::mem::take(&mut *text))) }
-}
-
-/// Takes off the one newline that editors and `echo` put at the end.
-pub(crate) fn trim_newline(text: &mut String) {
-    if text.ends_with('\n') {
-        text.pop();
-        if text.ends_with('\r') {
-            text.pop();
         }
     }
 }

@@ -78,7 +78,7 @@ impl Purpose {
 }
 
 /// A 32-byte key, used only through what is derived from it.
-pub(super) struct Key(Zeroizing<[u8; 32]>);
+pub(super) struct Key(pub(super) Zeroizing<[u8; 32]>);
 
 impl Key {
     pub(super) fn derive(&self, label: &'static [u8]) -> Zeroizing<[u8; 32]> {
@@ -92,7 +92,7 @@ impl Key {
         out
     }
 
-    fn cipher(&self, label: &'static [u8]) -> aead::LessSafeKey {
+    pub(super) fn cipher(&self, label: &'static [u8]) -> aead::LessSafeKey {
         #[expect(clippy::expect_used, reason = "the key is 32 bytes long by type")]
         let key =
             aead::UnboundKey::new(&aead::AES_256_GCM, &*self.derive(label)).expect("AES-256 takes 32 bytes");
@@ -273,7 +273,7 @@ impl Keyring {
     }
 }
 
-fn key_id(record: &[u8]) -> Result<[u8; 16], SealError> {
+pub(super) fn key_id(record: &[u8]) -> Result<[u8; 16], SealError> {
     match record.split_first() {
         Some((&FORMAT, rest)) if rest.len() >= 16 + NONCE => {
             rest[..16].try_into().map_err(|_| SealError::UnknownFormat)
@@ -291,7 +291,7 @@ fn associated_data(header: &[u8], place: Place<'_>, purpose: &str) -> aead::Aad<
     aead::Aad::from(bytes)
 }
 
-fn seal_with(
+pub(super) fn seal_with(
     cipher: &aead::LessSafeKey,
     key_id: [u8; 16],
     place: Place<'_>,
@@ -313,7 +313,7 @@ fn seal_with(
     record
 }
 
-fn open_with(
+pub(super) fn open_with(
     cipher: &aead::LessSafeKey,
     place: Place<'_>,
     purpose: &str,

@@ -7,6 +7,7 @@
 pub mod audit;
 pub mod jwt;
 pub mod keyring;
+pub mod machine;
 pub mod password;
 pub mod statement;
 pub mod webhook;

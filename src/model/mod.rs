@@ -29,7 +29,7 @@ pub use clock::{Clock, SystemClock, Timestamp};
 pub use entropy::Entropy;
 pub use grant::{Grant, Granted, Project};
 pub use id::Id;
-pub use name::{NameError, PrincipalName, ProjectName};
+pub use name::{NameError, PrincipalName, ProfileName, ProjectName};
 pub use network::{Network, Networks};
 pub use page::{Listed, Page};
 pub use password::PasswordPolicy;

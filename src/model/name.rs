@@ -58,6 +58,10 @@ name_type!(
     /// The name of a project.
     ProjectName, b"._-"
 );
+name_type!(
+    /// The name by which somebody's machine knows a desk, and who they are there; a part of file names.
+    ProfileName, b"._-"
+);
 
 impl ProjectName {
     /// The project that exists from the start.

@@ -1,0 +1,140 @@
+//! `keydesk login`, `logout` and `use`: sessions at desks, and the profiles that name them.
+
+use std::{
+    path::{self, PathBuf},
+    time::Duration,
+};
+
+use clap::Args;
+
+use super::{failure::Failure, output::Output, prompt};
+use crate::{
+    client::{self, Account, Environment, Keeper, Profile, Profiles, Standing},
+    model::{PrincipalName, ProfileName, ProjectName},
+};
+
+#[derive(Debug, Args)]
+pub(super) struct Login {
+    /// The desk
+    url: String,
+    /// The name to give it here; otherwise the host's
+    #[arg(long, value_name = "NAME")]
+    profile: Option<ProfileName>,
+    /// Who you are
+    #[arg(long, conflicts_with = "service_account_file")]
+    username: Option<PrincipalName>,
+    /// Read the password from standard input
+    #[arg(long)]
+    password_stdin: bool,
+    /// Instead of a user: the file that `keydesk service-account add --file` has written; it stays where it is
+    #[arg(long, value_name = "FILE", conflicts_with = "password_stdin")]
+    service_account_file: Option<PathBuf>,
+    /// The project to fetch keys from if nothing else is said
+    #[arg(long)]
+    project: Option<ProjectName>,
+    /// The only authorities by whom the desk may prove that it is the desk (PEM)
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// Let keys cross the network readable, where http:// is all there is
+    #[arg(long)]
+    insecure: bool,
+    /// Keep a sealed copy of fetched keys, to be used up to this age, at most 7d, while the desk is away
+    #[arg(long, value_name = "AGE", value_parser = client::offline_age)]
+    offline: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Logout {
+    /// The profile, instead of the one that is chosen
+    #[arg(long, value_name = "NAME")]
+    profile: Option<ProfileName>,
+}
+
+impl Login {
+    pub(super) async fn run(self, out: Output) -> Result<(), Failure> {
+        let environment = Environment::capture();
+        let name = self.name()?;
+        let absolute = |file: PathBuf| {
+            path::absolute(&file)
+                .map_err(|error| Failure::because(format_args!("cannot find {}", file.display()), &error))
+        };
+        let who = match (self.service_account_file, self.username) {
+            (Some(file), _) => Account::ServiceAccount(absolute(file)?),
+            (None, Some(username)) => Account::User(username),
+            (None, None) => Account::User(ask_username(self.password_stdin)?),
+        };
+        let password = match &who {
+            Account::User(username) => Some(prompt::password(username, self.password_stdin)?),
+            Account::ServiceAccount(_) => None,
+        };
+        let profile = Profile {
+            name,
+            url: self.url.trim_end_matches('/').to_owned(),
+            who,
+            project: self.project,
+            ca_file: self.ca_file.map(absolute).transpose()?,
+            insecure: self.insecure,
+            offline: self.offline,
+        };
+        let standing = client::log_in(&environment, profile.clone(), password.as_ref()).await?;
+        let (name, who) = (&profile.name, described(&profile.who));
+        out.done(format_args!("profile {name}: {who} at {}{}", profile.url, kept(standing)))
+    }
+
+    /// The name that was given, or the host's.
+    fn name(&self) -> Result<ProfileName, Failure> {
+        if let Some(name) = &self.profile {
+            return Ok(name.clone());
+        }
+        let host = self.url.split("://").nth(1).unwrap_or_default().split(['/', ':', '?', '#']).next();
+        host.unwrap_or_default().parse().map_err(|_| {
+            Failure::Usage("there is no name to be made of the URL; choose one with --profile".to_owned())
+        })
+    }
+}
+
+fn ask_username(password_stdin: bool) -> Result<PrincipalName, Failure> {
+    let typed = if password_stdin { None } else { prompt::line("Username: ")? };
+    let typed = typed.ok_or_else(|| Failure::Usage("say who you are with --username".to_owned()))?;
+    typed.parse().map_err(|error| Failure::Usage(format!("{error}")))
+}
+
+/// Who a profile is, in a word.
+pub(super) fn described(who: &Account) -> String {
+    match who {
+        Account::User(name) => name.to_string(),
+        Account::ServiceAccount(file) => file.display().to_string(),
+    }
+}
+
+fn kept(standing: Standing) -> &'static str {
+    match standing {
+        Standing::LoggedIn(Keeper::Keyring) => "; the session is in the keyring",
+        Standing::LoggedIn(Keeper::File) => "; the session is in a file that opens on this machine only",
+        _ => "",
+    }
+}
+
+impl Logout {
+    pub(super) async fn run(self, out: Output) -> Result<(), Failure> {
+        let environment = Environment::capture();
+        let profiles = Profiles::open(&environment)?;
+        let profile = profiles.chosen(self.profile.as_ref(), &environment)?;
+        let Profile { name, url, .. } = profile;
+        match client::log_out(&environment, profile).await {
+            Ok(true) => out.done(format_args!("profile {name}: logged out at {url}")),
+            Ok(false) => out.done(format_args!("profile {name}: there was no session at {url}")),
+            Err(error) => {
+                let what = format!(
+                    "the session of the profile {name} is forgotten here, but the desk was not told: {error}"
+                );
+                Err(client::Error { what, ..error }.into())
+            }
+        }
+    }
+}
+
+pub(super) fn choose(name: &ProfileName, out: Output) -> Result<(), Failure> {
+    Profiles::open(&Environment::capture())?.choose(name)?;
+    out.done(format_args!("profile {name} is used if nothing else is said"))
+}

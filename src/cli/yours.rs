@@ -1,0 +1,103 @@
+//! The commands of those who fetch keys from a desk, wherever it is: who they are, and their keys.
+//!
+//! They read neither the server's configuration nor its environment, and open no log: what they have to say is on standard
+//! error in a line. A tool waits for them, so one thread has to do.
+
+use clap::{Args, Subcommand};
+
+use super::{failure::Failure, get, login, output::Output, status};
+use crate::{
+    client::{Choice, Client, Environment},
+    model::{ProfileName, Timestamp},
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Log in at a desk, so that the other commands can fetch your keys from it
+    ///
+    /// The session is kept in the operating system's keyring or, where there is none, in a file that opens on this machine
+    /// only. The password is kept nowhere.
+    #[command(after_help = "Examples:
+  keydesk login https://keydesk.example.com
+  keydesk login https://keydesk.example.com --username alice --profile work --project search
+  keydesk login https://keydesk.example.com --username alice --password-stdin < password.txt
+  keydesk login https://keydesk.example.com --service-account-file sa.json --profile ci")]
+    Login(login::Login),
+    /// Log out: the desk ends the session, and it is forgotten here
+    #[command(after_help = "Examples:\n  keydesk logout\n  keydesk logout --profile work")]
+    Logout(login::Logout),
+    /// Choose the profile that is used if nothing else is said
+    #[command(after_help = "Example:\n  keydesk use work")]
+    Use {
+        /// The profile
+        name: ProfileName,
+    },
+    /// Ask the desk who you are, and which keys you may fetch
+    #[command(after_help = "Examples:\n  keydesk whoami\n  keydesk whoami --profile work --json")]
+    Whoami {
+        #[command(flatten)]
+        whose: Whose,
+    },
+    /// List the profiles on this machine; asks no desk
+    #[command(after_help = "Example:\n  keydesk status")]
+    Status,
+    /// Print one key, and nothing else
+    ///
+    /// Made for programs that call a command for a key: never asks, never prints a key that ends within a minute, and says in
+    /// its exit code what there is to do.
+    #[command(after_help = get::HELP)]
+    Get(get::Get),
+}
+
+/// As whom, and at which desk.
+#[derive(Debug, Args)]
+pub(super) struct Whose {
+    /// The profile, instead of the one that is chosen
+    #[arg(long, value_name = "NAME", conflicts_with = "url")]
+    profile: Option<ProfileName>,
+    /// The desk, instead of `KEYDESK_URL`
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+}
+
+impl Whose {
+    /// A client for it.
+    pub(super) fn client(self) -> Result<Client, Failure> {
+        let choice = Choice { profile: self.profile, url: self.url };
+        Ok(Client::open(&choice, &Environment::capture())?)
+    }
+}
+
+/// What to say about keys that are a copy because the desk is away.
+pub(super) fn is_a_copy(client: &Client, copied_at: Option<Timestamp>) {
+    if let Some(since) = copied_at {
+        super::output::hint(format_args!(
+            "keydesk: {} is away; this is the copy of {} UTC",
+            client.url(),
+            super::output::second(since)
+        ));
+    }
+}
+
+pub(super) fn run(command: Command, out: Output) -> Result<(), Failure> {
+    in_one_thread(async {
+        match command {
+            Command::Login(login) => login.run(out).await,
+            Command::Logout(logout) => logout.run(out).await,
+            Command::Use { name } => login::choose(&name, out),
+            Command::Whoami { whose } => status::whoami(whose.client()?, out).await,
+            Command::Status => status::status(out),
+            Command::Get(get) => get.run(out).await,
+        }
+    })
+}
+
+/// Runs `work` to its end.
+fn in_one_thread(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::because("cannot start", &error))?;
+    let result = runtime.block_on(work);
+    // The name of the desk may still be looked up; nobody waits for it any more.
+    runtime.shutdown_background();
+    result
+}
