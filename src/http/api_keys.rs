@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use poem_openapi::{Object, types::Example};
+use poem_openapi::Object;
 use serde::Deserialize;
 
 use super::{
     payload::{JsonBody, list},
-    schema::{NetworkList, Word, office, present},
+    schema::{NetworkList, Word, present},
 };
 use crate::{
     app::api_keys::{IssuedApiKey, NewKey},
@@ -17,7 +17,6 @@ use crate::{
 /// An API key to be made.
 #[derive(Object, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[oai(example)]
 pub(super) struct NewApiKey {
     /// What it is for.
     #[serde(default, deserialize_with = "present")]
@@ -37,17 +36,6 @@ pub(super) struct NewApiKey {
     sources: Option<NetworkList<false>>,
 }
 
-impl Example for NewApiKey {
-    fn example() -> Self {
-        Self {
-            label: Some("laptop".to_owned()),
-            expires_in: Some(7_776_000),
-            scope: "llm-keys:read".parse().ok().map(Word),
-            sources: office(),
-        }
-    }
-}
-
 impl From<NewApiKey> for NewKey {
     fn from(new: NewApiKey) -> Self {
         Self {
@@ -61,7 +49,6 @@ impl From<NewApiKey> for NewKey {
 
 /// An API key, without the key.
 #[derive(Object)]
-#[oai(example)]
 pub(super) struct ApiKey {
     /// Its identifier.
     id: String,
@@ -87,22 +74,6 @@ pub(super) struct ApiKey {
     last_used_at: Option<String>,
 }
 
-impl Example for ApiKey {
-    fn example() -> Self {
-        Self {
-            id: "019a0000-0000-7000-8000-000000000001".to_owned(),
-            principal: "alice".to_owned(),
-            label: "laptop".to_owned(),
-            scope: "llm-keys:read".to_owned(),
-            sources: None,
-            created_at: "2026-01-31T12:00:00.000000Z".to_owned(),
-            expires_at: Some("2026-05-01T12:00:00.000000Z".to_owned()),
-            revoked_at: None,
-            last_used_at: None,
-        }
-    }
-}
-
 list! {
     /// API keys, oldest first.
     ApiKeyList of ApiKey
@@ -110,7 +81,6 @@ list! {
 
 /// A new API key. The key is shown this once.
 #[derive(Object)]
-#[oai(example)]
 pub(super) struct MadeApiKey {
     /// Its identifier.
     id: String,
@@ -130,22 +100,6 @@ pub(super) struct MadeApiKey {
     /// From when it is void; null is never.
     #[oai(nullable)]
     expires_at: Option<String>,
-}
-
-impl Example for MadeApiKey {
-    fn example() -> Self {
-        let ApiKey { id, principal, label, scope, sources, created_at, expires_at, .. } = ApiKey::example();
-        Self {
-            id,
-            api_key: "kd_ak_EXAMPLE".to_owned(),
-            principal,
-            label,
-            scope,
-            sources,
-            created_at,
-            expires_at,
-        }
-    }
 }
 
 /// The answer with a new key.

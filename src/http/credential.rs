@@ -38,7 +38,11 @@ pub(super) enum Scopes {
     Admin,
 }
 
-/// An access token, as `Authorization: Bearer …`. An API key is accepted in its place.
+/// An access token, sent as `Authorization: Bearer …` and good for ten minutes. **A person** gets it for a user name and a password
+/// (flow `password`), **a service account** for its name as `client_id` and its client secret (flow `clientCredentials`).
+///
+/// `llm-keys:read` is enough to fetch keys, and is what you get when you tick nothing. The other scopes are for those whose
+/// role allows them; tick only what you are about to use.
 #[derive(SecurityScheme)]
 #[oai(
     rename = "OAuth2",
@@ -51,7 +55,8 @@ pub(super) enum Scopes {
 #[expect(dead_code, reason = "only described; `Authenticated` does the work")]
 struct OAuth2Scheme(auth::Bearer);
 
-/// An API key.
+/// An API key (`kd_ak_…`), as made at `/me/api-keys` or by an administrator. It may be sent as `Authorization: Bearer …` just as
+/// well, but only one credential may be sent: do not authorize with both.
 #[derive(SecurityScheme)]
 #[oai(rename = "ApiKey", ty = "api_key", key_in = "header", key_name = "X-API-Key")]
 #[expect(dead_code, reason = "only described; `Authenticated` does the work")]

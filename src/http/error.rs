@@ -21,7 +21,6 @@ use crate::{app, model::Scope};
 
 /// What went wrong (RFC 9457).
 #[derive(Object)]
-#[oai(example)]
 struct Problem {
     /// Always `about:blank`: the status says what kind of problem it is (RFC 9457 §4.2.1).
     #[oai(rename = "type")]
@@ -36,36 +35,14 @@ struct Problem {
     request_id: String,
 }
 
-impl poem_openapi::types::Example for Problem {
-    fn example() -> Self {
-        Self {
-            kind: "about:blank".to_owned(),
-            title: "Unauthorized".to_owned(),
-            status: 401,
-            detail: "the credential is not valid".to_owned(),
-            request_id: "req_019a0000-0000-7000-8000-000000000000".to_owned(),
-        }
-    }
-}
-
 /// Why no token was issued (RFC 6749 §5.2).
 #[derive(Object)]
-#[oai(example)]
 struct OAuthProblem {
     /// `invalid_request`, `invalid_client`, `invalid_grant`, `unauthorized_client`, `unsupported_grant_type`,
     /// `invalid_scope`, `access_denied`, or `temporarily_unavailable`.
     error: String,
     /// The same for a person.
     error_description: String,
-}
-
-impl poem_openapi::types::Example for OAuthProblem {
-    fn example() -> Self {
-        Self {
-            error: "invalid_grant".to_owned(),
-            error_description: "the user name or password is not right".to_owned(),
-        }
-    }
 }
 
 /// Which form an error takes.

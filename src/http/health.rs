@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use poem::Request;
-use poem_openapi::{ApiResponse, Object, OpenApi, types::Example};
+use poem_openapi::{ApiResponse, Object, OpenApi};
 
 use super::{
     Group,
@@ -13,34 +13,18 @@ use super::{
 
 /// The process is up.
 #[derive(Object)]
-#[oai(example)]
 struct Health {
     /// Always `healthy`.
     status: String,
 }
 
-impl Example for Health {
-    fn example() -> Self {
-        Self { status: "healthy".to_owned() }
-    }
-}
-
 /// Whether the desk can serve, and if not, what is missing.
 #[derive(Object)]
-#[oai(example)]
 struct Readiness {
     /// `ready` or `not_ready`.
     status: String,
     /// Each dependency (`store`, `audit`, `checkpoints`, `signing_key`, `draining`) with `ok` or `failing`.
     checks: BTreeMap<String, String>,
-}
-
-impl Example for Readiness {
-    fn example() -> Self {
-        let checks = ["audit", "checkpoints", "draining", "signing_key", "store"];
-        let checks = checks.into_iter().map(|name| (name.to_owned(), "ok".to_owned())).collect();
-        Self { status: "ready".to_owned(), checks }
-    }
 }
 
 #[derive(ApiResponse)]

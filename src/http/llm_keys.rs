@@ -6,7 +6,6 @@ use poem::{Request, Result};
 use poem_openapi::{
     ApiResponse, NewType, Object, OpenApi,
     param::{Header, Path, Query},
-    types::Example,
 };
 
 use super::{
@@ -21,19 +20,11 @@ use crate::app::llm_keys::{HandedKey, Handout, KeyRead};
 
 /// Provider keys, by provider.
 #[derive(NewType)]
-#[oai(example, from_parameter = false, to_header = false, from_multipart = false)]
+#[oai(from_parameter = false, to_header = false, from_multipart = false)]
 struct LlmKeys(BTreeMap<String, String>);
-
-impl Example for LlmKeys {
-    fn example() -> Self {
-        let keys = [("openai", "sk-proj-EXAMPLE"), ("anthropic", "sk-ant-api03-EXAMPLE")];
-        Self(keys.into_iter().map(|(provider, key)| (provider.to_owned(), key.to_owned())).collect())
-    }
-}
 
 /// One provider's key.
 #[derive(Object)]
-#[oai(example)]
 struct LlmKey {
     /// The provider.
     provider: String,
@@ -52,21 +43,6 @@ struct LlmKey {
     revocable: bool,
     /// The environment variable in which the provider's SDK looks for it.
     env: String,
-}
-
-impl Example for LlmKey {
-    fn example() -> Self {
-        Self {
-            provider: "openai".to_owned(),
-            project: "default".to_owned(),
-            key: "sk-proj-EXAMPLE".to_owned(),
-            version: 3,
-            mode: "static".to_owned(),
-            expires_at: None,
-            revocable: false,
-            env: "OPENAI_API_KEY".to_owned(),
-        }
-    }
 }
 
 #[derive(ApiResponse)]

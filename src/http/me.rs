@@ -4,7 +4,6 @@ use poem::{Request, Result};
 use poem_openapi::{
     Object, OpenApi,
     param::{Path, Query},
-    types::Example,
 };
 use serde::Deserialize;
 
@@ -32,7 +31,6 @@ struct OwnGrant {
 
 /// Who you are, and what you may do.
 #[derive(Object)]
-#[oai(example)]
 struct Me {
     /// Your identifier, the `sub` of your access tokens.
     id: String,
@@ -50,24 +48,9 @@ struct Me {
     grants: Vec<OwnGrant>,
 }
 
-impl Example for Me {
-    fn example() -> Self {
-        Self {
-            id: "019a0000-0000-7000-8000-000000000000".to_owned(),
-            kind: "user".to_owned(),
-            name: "alice".to_owned(),
-            role: "member".to_owned(),
-            credential: "access_token".to_owned(),
-            scope: "llm-keys:read".to_owned(),
-            grants: vec![OwnGrant { project: "default".to_owned(), providers: None }],
-        }
-    }
-}
-
 /// A change of your password.
 #[derive(Object, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[oai(example)]
 struct PasswordChange {
     /// The password you have now.
     old_password: Secret,
@@ -75,18 +58,8 @@ struct PasswordChange {
     new_password: Secret,
 }
 
-impl Example for PasswordChange {
-    fn example() -> Self {
-        Self {
-            old_password: Secret::new("EXAMPLE old password"),
-            new_password: Secret::new("EXAMPLE new password"),
-        }
-    }
-}
-
 /// A session: a login, and the refresh tokens that prolong it.
 #[derive(Object)]
-#[oai(example)]
 struct Session {
     /// Its identifier.
     id: String,
@@ -103,20 +76,6 @@ struct Session {
     created_source: String,
     /// When it ends at the latest.
     expires_at: String,
-}
-
-impl Example for Session {
-    fn example() -> Self {
-        Self {
-            id: "019a0000-0000-7000-8000-000000000002".to_owned(),
-            client_id: "keydesk".to_owned(),
-            scope: "llm-keys:read".to_owned(),
-            rotated_at: None,
-            created_at: "2026-01-31T12:00:00.000000Z".to_owned(),
-            created_source: "192.0.2.1".to_owned(),
-            expires_at: "2026-03-02T12:00:00.000000Z".to_owned(),
-        }
-    }
 }
 
 list! {

@@ -44,37 +44,49 @@ use crate::app::{App, vital::vital};
 /// The groups of operations, in the order of a first visit.
 #[derive(Tags)]
 enum Group {
-    /// Prove who you are and get an access token.
+    /// **Prove who you are.** A password or a client secret goes in, an access token comes out: good for ten minutes, for the
+    /// scopes you asked for. With a refresh token a session goes on without the password. The forms and errors are those of
+    /// OAuth 2.0 (RFC 6749, 7009, 7662), so that any OAuth library will do. *Authorize*, above, does all this for you.
     Tokens,
-    /// Fetch the provider keys you may use.
+    /// **Fetch the provider keys you may use.** The one thing most clients ever do here. Each read is in the book before a key
+    /// leaves; what you are not granted does not exist for you. Send the `ETag` back as `If-None-Match` to poll cheaply.
     #[oai(rename = "LLM keys")]
     LlmKeys,
-    /// What is your own: identity, password, API keys, sessions.
+    /// **What is your own:** who you are to this desk, your password, your API keys, the sessions in which you are logged in.
+    /// Changes need an access token; an API key cannot make another, so that a stolen one does not multiply.
     Me,
-    /// People.
-    #[oai(rename = "Admin: users")]
-    AdminUsers,
-    /// Machines.
-    #[oai(rename = "Admin: service accounts")]
-    AdminServiceAccounts,
-    /// Named sets of provider keys.
+    /// **Named sets of provider keys.** `default` is there from the start; most teams have one for each product or
+    /// environment. Needs the scope `admin`.
     #[oai(rename = "Admin: projects")]
     AdminProjects,
-    /// The keys of the LLM providers.
+    /// **The keys that the LLM providers issued.** They go in here and come out only at `/llm-keys`: what is shown is a version
+    /// and a fingerprint. To rotate a key, set it again. Needs the scope `llm-keys:write`.
     #[oai(rename = "Admin: provider keys")]
     AdminProviderKeys,
-    /// Who may fetch which keys.
+    /// **People.** They log in with a password, and their role bounds the scopes they can ask for: `member` fetches keys,
+    /// `auditor` reads the book too, `admin` does everything. Needs the scope `admin`.
+    #[oai(rename = "Admin: users")]
+    AdminUsers,
+    /// **Machines.** Each has a client secret for the token endpoint and an API key for programs that can keep only one text.
+    /// Both are shown once, when they are made. Needs the scope `admin`.
+    #[oai(rename = "Admin: service accounts")]
+    AdminServiceAccounts,
+    /// **Who may fetch which keys:** a user or service account, on a project, of all its providers or of some. In force at
+    /// once, and so is its removal. Needs the scope `admin`.
     #[oai(rename = "Admin: grants")]
     AdminGrants,
-    /// The book.
+    /// **The book:** who did what, to what, from where, and how it ended. Nothing can be changed or removed in it without
+    /// `keydesk audit verify` noticing. Needs the scope `audit:read`.
     #[oai(rename = "Admin: audit")]
     AdminAudit,
-    /// The keys that sign access tokens.
+    /// **The keys that sign access tokens.** The desk rotates them by itself, every ninety days; this is for seeing that, and
+    /// for the day when one has leaked. Needs the scope `admin`.
     #[oai(rename = "Admin: signing keys")]
     AdminSigningKeys,
-    /// What a client needs to know of this desk.
+    /// **What other programs need to know of this desk:** its endpoints, and the public keys with which they can verify an
+    /// access token themselves. Open to everybody.
     Discovery,
-    /// Is it up, and fit to serve?
+    /// **Is it up, and fit to serve?** For supervisors and load balancers. Open to everybody.
     Health,
 }
 
@@ -84,8 +96,8 @@ type Operations = (
     (well_known::DiscoveryApi, health::HealthApi),
 );
 
-const DESCRIPTION: &str = "The front desk for a team's LLM API keys: prove who you are, get the provider keys you may \
-                           use. Every handover is written in the book before the key leaves.";
+/// What a reader of the specification has to know first.
+const INTRODUCTION: &str = include_str!("spec/introduction.md");
 
 fn service() -> OpenApiService<Operations, ()> {
     let operations = (
@@ -94,7 +106,7 @@ fn service() -> OpenApiService<Operations, ()> {
         (well_known::DiscoveryApi, health::HealthApi),
     );
     OpenApiService::new(operations, "Keydesk", env!("CARGO_PKG_VERSION"))
-        .description(DESCRIPTION)
+        .description(INTRODUCTION)
         .license(LicenseObject::new("Apache-2.0 OR MIT").url("https://spdx.org/licenses/Apache-2.0.html"))
         .server("/")
 }

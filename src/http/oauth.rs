@@ -1,11 +1,11 @@
 //! `POST /revoke` (RFC 7009) and `POST /introspect` (RFC 7662).
 
 use poem::{Request, Result};
-use poem_openapi::{ApiResponse, Object, OpenApi, types::Example};
+use poem_openapi::{ApiResponse, Object, OpenApi};
 
 use super::{
     Group,
-    credential::{Public, app, bearer_caller},
+    credential::{DescribesOAuth2, Public, Scopes, app, bearer_caller},
     edge::origin,
     error::{Answers, OAuthError},
     form::{Fields, Form, FormRequest},
@@ -24,7 +24,7 @@ use crate::{
 
 /// What `POST /revoke` and `POST /introspect` take.
 #[derive(Object)]
-#[oai(rename = "TokenQuestion", example)]
+#[oai(rename = "TokenQuestion")]
 struct TokenQuestionSchema {
     /// The token.
     #[oai(validator(min_length = 1, pattern = "^[^\\x00-\\x1F\\x7F-\\x9F]+$"))]
@@ -40,20 +40,8 @@ struct TokenQuestionSchema {
     client_secret: Option<String>,
 }
 
-impl Example for TokenQuestionSchema {
-    fn example() -> Self {
-        Self {
-            token: "kd_rt_EXAMPLE".to_owned(),
-            token_type_hint: None,
-            client_id: None,
-            client_secret: None,
-        }
-    }
-}
-
 /// What a token says (RFC 7662 §2.2). Of a token that is not active, nothing but that.
 #[derive(Object)]
-#[oai(example)]
 struct Introspection {
     /// Whether it is a valid access token for this desk's audience, now.
     active: bool,
@@ -87,24 +75,6 @@ struct Introspection {
     /// Its identifier.
     #[oai(skip_serializing_if_is_none)]
     jti: Option<String>,
-}
-
-impl Example for Introspection {
-    fn example() -> Self {
-        Self {
-            active: true,
-            scope: Some("llm-keys:read".to_owned()),
-            client_id: Some("keydesk".to_owned()),
-            username: Some("alice".to_owned()),
-            token_type: Some("Bearer".to_owned()),
-            exp: Some(1_800_000_600),
-            iat: Some(1_800_000_000),
-            sub: Some("019a0000-0000-7000-8000-000000000000".to_owned()),
-            aud: Some("keydesk".to_owned()),
-            iss: Some("https://keys.example.com".to_owned()),
-            jti: Some("019a0000-0000-7000-8000-000000000001".to_owned()),
-        }
-    }
 }
 
 #[derive(ApiResponse)]
@@ -159,6 +129,7 @@ impl OAuthApi {
     #[oai(path = "/introspect", method = "post", operation_id = "introspectToken", tag = "Group::Tokens")]
     async fn introspect(
         &self,
+        #[oai(scope = "Scopes::Admin")] _scheme: DescribesOAuth2,
         _anybody: Public,
         request: &Request,
         form: Form<TokenQuestion>,

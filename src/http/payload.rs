@@ -75,19 +75,12 @@ macro_rules! list {
     ($(#[$doc:meta])* $name:ident of $item:ty) => {
         $(#[$doc])*
         #[derive(poem_openapi::Object)]
-        #[oai(example)]
         pub(super) struct $name {
             /// The items.
             items: Vec<$item>,
             /// What to give as `after` for the next page; null when this is the last.
             #[oai(nullable)]
             next: Option<String>,
-        }
-
-        impl poem_openapi::types::Example for $name {
-            fn example() -> Self {
-                Self { items: vec![<$item as poem_openapi::types::Example>::example()], next: None }
-            }
         }
     };
 }

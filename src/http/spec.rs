@@ -3,6 +3,8 @@
 //! It writes `3.0.0` and header names in capitals, and leaves out that an operation needs no credential or that every
 //! response has an `X-Request-Id`. The result depends on nothing but the code, so that it can be committed and compared.
 
+mod examples;
+
 use poem_openapi::{OpenApi, OpenApiService, Webhook};
 use serde_json::{Value, json};
 
@@ -13,6 +15,7 @@ pub(super) fn document<T: OpenApi, W: Webhook>(service: &OpenApiService<T, W>) -
     let mut document: Value = serde_json::from_str(&service.spec()).unwrap_or_default();
     document["openapi"] = json!("3.0.3");
     order_tags(&mut document);
+    order_schemes(&mut document);
     close_bodies(&mut document);
     require_nullable(&mut document);
     let paths = document["paths"].as_object_mut().into_iter().flat_map(serde_json::Map::values_mut);
@@ -32,6 +35,7 @@ pub(super) fn document<T: OpenApi, W: Webhook>(service: &OpenApiService<T, W>) -
         }
     }
     add_refusals(&mut document);
+    examples::add(&mut document);
     document
 }
 
@@ -80,6 +84,16 @@ fn order_tags(document: &mut Value) {
     let used: Vec<_> = operations.map(|operation| operation["tags"][0].clone()).collect();
     if let Some(tags) = document["tags"].as_array_mut() {
         tags.sort_by_key(|tag| used.iter().position(|name| *name == tag["name"]));
+    }
+}
+
+/// What people log in with comes before what programs keep.
+fn order_schemes(document: &mut Value) {
+    let schemes = document["components"]["securitySchemes"].as_object_mut();
+    if let Some((schemes, key)) =
+        schemes.and_then(|schemes| schemes.remove("ApiKey").map(|key| (schemes, key)))
+    {
+        schemes.insert("ApiKey".to_owned(), key);
     }
 }
 

@@ -1,7 +1,7 @@
 //! `POST /token` (RFC 6749).
 
 use poem::{Request, Result};
-use poem_openapi::{ApiResponse, Object, OpenApi, types::Example};
+use poem_openapi::{ApiResponse, Object, OpenApi};
 
 use super::{
     Group,
@@ -20,7 +20,7 @@ use crate::{
 
 /// What `POST /token` takes.
 #[derive(Object)]
-#[oai(rename = "TokenRequest", example)]
+#[oai(rename = "TokenRequest")]
 pub(super) struct TokenRequestSchema {
     /// `password` for a person, `client_credentials` for a service account, `refresh_token` to go on with either.
     #[oai(validator(pattern = "^(password|client_credentials|refresh_token)$"))]
@@ -45,23 +45,8 @@ pub(super) struct TokenRequestSchema {
     client_secret: Option<String>,
 }
 
-impl Example for TokenRequestSchema {
-    fn example() -> Self {
-        Self {
-            grant_type: "password".to_owned(),
-            username: Some("alice".to_owned()),
-            password: Some("correct horse battery staple".to_owned()),
-            refresh_token: None,
-            scope: Some("llm-keys:read".to_owned()),
-            client_id: None,
-            client_secret: None,
-        }
-    }
-}
-
 /// An access token (RFC 6749 §5.1).
 #[derive(Object)]
-#[oai(example)]
 struct TokenResponse {
     /// A signed JWT (RFC 9068), to be sent as `Authorization: Bearer …`.
     access_token: String,
@@ -74,18 +59,6 @@ struct TokenResponse {
     /// Good for one exchange with the grant `refresh_token`; people get one, machines do not need one.
     #[oai(skip_serializing_if_is_none)]
     refresh_token: Option<String>,
-}
-
-impl Example for TokenResponse {
-    fn example() -> Self {
-        Self {
-            access_token: "eyJhbGciOiJFZERTQSIsInR5cCI6ImF0K2p3dCJ9.eyJ…".to_owned(),
-            token_type: "Bearer".to_owned(),
-            expires_in: 600,
-            scope: "llm-keys:read".to_owned(),
-            refresh_token: Some("kd_rt_EXAMPLE".to_owned()),
-        }
-    }
 }
 
 #[derive(ApiResponse)]

@@ -1,7 +1,7 @@
 //! What others need to verify our tokens and to find our endpoints: RFC 7517 and RFC 8414.
 
 use poem::Request;
-use poem_openapi::{ApiResponse, Object, OpenApi, types::Example};
+use poem_openapi::{ApiResponse, Object, OpenApi};
 
 use super::{
     Group,
@@ -44,27 +44,9 @@ struct Jwk {
 
 /// The public keys that verify access tokens (RFC 7517 §5).
 #[derive(Object)]
-#[oai(example)]
 struct JwkSet {
     /// The keys.
     keys: Vec<Jwk>,
-}
-
-impl Example for JwkSet {
-    fn example() -> Self {
-        let key = Jwk {
-            kty: "OKP".to_owned(),
-            alg: "EdDSA".to_owned(),
-            public_key_use: "sig".to_owned(),
-            kid: "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k".to_owned(),
-            crv: Some("Ed25519".to_owned()),
-            x: Some("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo".to_owned()),
-            y: None,
-            n: None,
-            e: None,
-        };
-        Self { keys: vec![key] }
-    }
 }
 
 /// Where the endpoints are and what they support (RFC 8414 §2).

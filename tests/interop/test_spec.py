@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 import yaml
+from openapi_schema_validator import OAS30Validator
 from openapi_spec_validator import validate
 from openapi_spec_validator.validation.exceptions import OpenAPIValidationError
 
@@ -53,6 +54,44 @@ def test_the_command_prints_what_is_served(desk, flags, path):
 @pytest.mark.parametrize("path", FILES)
 def test_openapi_spec_validator(desk, path):
     validate(FILES[path][1](desk.get(path).text))
+
+
+def examples(document):
+    """Every example of the document as (where, schema, value), and as a sentence whatever lacks one."""
+    found, missing = [], []
+
+    def look(where, place, wanted=True):
+        values = [place["example"]] if "example" in place else [one["value"] for one in place.get("examples", {}).values()]
+        found.extend((where, place["schema"], value) for value in values)
+        if wanted and not values:
+            missing.append(where)
+
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            where = f"{method} {path}"
+            for parameter in operation.get("parameters", []):
+                look(f"{where} {parameter['name']}", parameter, wanted=parameter["required"])
+            for content in operation.get("requestBody", {}).get("content", {}).values():
+                look(f"{where} body", content)
+            for status, response in operation["responses"].items():
+                if "$ref" in response:
+                    response = document["components"]["responses"][response["$ref"].rsplit("/", 1)[1]]
+                for content in response.get("content", {}).values():
+                    look(f"{where} {status}", content)
+    return found, missing
+
+
+def test_every_operation_has_worked_examples(desk):
+    """Of what it takes and of all that it answers, and each is what its schema says. That they work when they are sent,
+    test_docs_page.py shows."""
+    document = desk.get("/openapi.json").json()
+    found, missing = examples(document)
+    assert missing == []
+    wrong = []
+    for where, schema, value in found:
+        checked = OAS30Validator({**schema, "components": document["components"]})
+        wrong += [f"{where}: {error.message}" for error in checked.iter_errors(value)]
+    assert wrong == [] and len(found) > 400
 
 
 def lint(command, folder):

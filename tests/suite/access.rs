@@ -148,12 +148,9 @@ async fn every_operation_answers_every_asker_as_the_table_says() {
                     request = request.bearer_auth(credential);
                 }
                 request = request.header("if-match", "\"1\"");
-                if let Some(body) = spec.body(&operation) {
-                    request = request.json(&body["example"]);
-                }
-                if operation.described["requestBody"]["content"].is_object()
-                    && spec.body(&operation).is_none()
-                {
+                if let Some(example) = Spec::example(&operation) {
+                    request = request.json(example);
+                } else if operation.described["requestBody"]["content"].is_object() {
                     request = request.form(&[("token", "x"), ("grant_type", "x")]);
                 }
                 let (status, media_type, body) = content(request.send().await.unwrap()).await;

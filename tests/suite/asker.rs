@@ -155,6 +155,13 @@ impl Spec {
         (!schema.is_null()).then(|| self.resolved(schema))
     }
 
+    /// The example of an operation's JSON body, or the first of several.
+    pub(crate) fn example(operation: &Operation) -> Option<&Value> {
+        let content = operation.described["requestBody"]["content"].get("application/json")?;
+        let examples = content["examples"].as_object();
+        content.get("example").or_else(|| Some(&examples?.values().next()?["value"]))
+    }
+
     /// The answer is one that the specification announces: its status, its media type, the fields of its body.
     pub(crate) fn check(&self, operation: &Operation, status: u16, media_type: &str, body: &Value) {
         let id = &operation.id;

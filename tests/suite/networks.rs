@@ -345,8 +345,8 @@ async fn outside_the_networks_of_administration_no_admin_operation_is_done() {
         let method: reqwest::Method = operation.method.parse().unwrap();
         let mut request = desk.http.request(method, format!("{}{path}", desk.url)).bearer_auth(&admin);
         request = request.header("if-match", "*").header("x-forwarded-for", OUTSIDE);
-        if let Some(body) = spec.body(operation) {
-            request = request.json(&body["example"]);
+        if let Some(example) = Spec::example(operation) {
+            request = request.json(example);
         }
         let response = request.send().await.unwrap();
         let id = header(&response, "x-request-id").to_owned();

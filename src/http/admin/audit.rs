@@ -1,7 +1,7 @@
 //! `/admin/audit-events`: the book.
 
 use poem::{Request, Result};
-use poem_openapi::{Enum, Object, OpenApi, param::Query, types::Example};
+use poem_openapi::{Enum, Object, OpenApi, param::Query};
 
 use crate::{
     app::AuditFilter,
@@ -41,7 +41,6 @@ impl OutcomeWord {
 
 /// One line of the book.
 #[derive(Object)]
-#[oai(example)]
 struct AuditEvent {
     /// When it was written.
     at: String,
@@ -103,32 +102,6 @@ struct StreamHead {
     /// That event's MAC.
     #[oai(nullable)]
     mac: Option<String>,
-}
-
-impl Example for AuditEvent {
-    fn example() -> Self {
-        Self {
-            at: "2026-01-31T12:00:00.000000Z".to_owned(),
-            id: "019a0000-0000-7000-8000-000000000004".to_owned(),
-            stream: "019a0000-0000-7000-8000-000000000005".to_owned(),
-            seq: 42,
-            action: "llm_keys.read".to_owned(),
-            outcome: "allowed".to_owned(),
-            actor: "alice".to_owned(),
-            principal_id: Some("019a0000-0000-7000-8000-000000000000".to_owned()),
-            principal_kind: Some("user".to_owned()),
-            client_id: Some("keydesk".to_owned()),
-            credential: Some("access_token".to_owned()),
-            object: Some("project:default".to_owned()),
-            version: Some("openai=3".to_owned()),
-            detail: None,
-            source: "192.0.2.1".to_owned(),
-            request_id: "req_019a0000-0000-7000-8000-000000000006".to_owned(),
-            reason: None,
-            heads: None,
-            mac: Some("5d2f".repeat(16)),
-        }
-    }
 }
 
 list! {

@@ -6,7 +6,6 @@ use poem::{Request, Result};
 use poem_openapi::{
     Object, OpenApi,
     param::{Path, Query},
-    types::Example,
 };
 use serde::Deserialize;
 
@@ -27,7 +26,6 @@ use crate::{
 /// What a grant is to cover.
 #[derive(Object, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[oai(example)]
 struct NewGrant {
     /// Only these providers; null is all of the project's, present and future.
     #[serde(deserialize_with = "nullable")]
@@ -35,15 +33,8 @@ struct NewGrant {
     providers: Option<Vec<Word<Provider>>>,
 }
 
-impl Example for NewGrant {
-    fn example() -> Self {
-        Self { providers: "openai".parse().ok().map(|provider| vec![Word(provider)]) }
-    }
-}
-
 /// A principal's right to a project's keys.
 #[derive(Object)]
-#[oai(example)]
 struct Grant {
     /// Who.
     principal: String,
@@ -54,17 +45,6 @@ struct Grant {
     providers: Option<Vec<String>>,
     /// Since when.
     created_at: String,
-}
-
-impl Example for Grant {
-    fn example() -> Self {
-        Self {
-            principal: "alice".to_owned(),
-            project: "default".to_owned(),
-            providers: Some(vec!["openai".to_owned()]),
-            created_at: "2026-01-31T12:00:00.000000Z".to_owned(),
-        }
-    }
 }
 
 list! {

@@ -10,13 +10,13 @@ mod service_accounts;
 mod signing_keys;
 mod users;
 
-/// The operations, in the order in which they are listed to people.
+/// The operations, in the order in which a desk is furnished: what there is to hand out, to whom, and what became of it.
 pub(super) type Operations = (
+    projects::ProjectsApi,
+    provider_keys::ProviderKeysApi,
     users::UsersApi,
     service_accounts::ServiceAccountsApi,
     api_keys::ApiKeysApi,
-    projects::ProjectsApi,
-    provider_keys::ProviderKeysApi,
     grants::GrantsApi,
     audit::AuditApi,
     signing_keys::SigningKeysApi,
@@ -24,11 +24,11 @@ pub(super) type Operations = (
 
 /// All of them.
 pub(super) const OPERATIONS: Operations = (
+    projects::ProjectsApi,
+    provider_keys::ProviderKeysApi,
     users::UsersApi,
     service_accounts::ServiceAccountsApi,
     api_keys::ApiKeysApi,
-    projects::ProjectsApi,
-    provider_keys::ProviderKeysApi,
     grants::GrantsApi,
     audit::AuditApi,
     signing_keys::SigningKeysApi,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use poem_openapi::{Object, types::Example};
+use poem_openapi::Object;
 use serde::Deserialize;
 
 use crate::{
@@ -10,14 +10,13 @@ use crate::{
     http::{
         answer::{Versioned, etag},
         payload::{JsonBody, list},
-        schema::{NetworkList, Word, office, present},
+        schema::{NetworkList, Word, present},
     },
     model::{GrantType, ProjectName, Role},
 };
 
 /// A user or service account.
 #[derive(Object)]
-#[oai(example)]
 pub(super) struct Principal {
     /// Its identifier, the `sub` of its access tokens.
     id: String,
@@ -41,22 +40,6 @@ pub(super) struct Principal {
     version: i64,
 }
 
-impl Example for Principal {
-    fn example() -> Self {
-        Self {
-            id: "019a0000-0000-7000-8000-000000000000".to_owned(),
-            kind: "user".to_owned(),
-            name: "alice".to_owned(),
-            role: "member".to_owned(),
-            grant_types: vec!["password".to_owned(), "refresh_token".to_owned()],
-            networks: None,
-            disabled_at: None,
-            created_at: "2026-01-31T12:00:00.000000Z".to_owned(),
-            version: 1,
-        }
-    }
-}
-
 list! {
     /// Users or service accounts, by name.
     PrincipalList of Principal
@@ -65,7 +48,6 @@ list! {
 /// What to change; what is left out stays as it is.
 #[derive(Object, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[oai(example)]
 pub(super) struct PrincipalPatch {
     /// What it may ask for at most.
     #[serde(default, deserialize_with = "present")]
@@ -83,12 +65,6 @@ pub(super) struct PrincipalPatch {
     #[serde(default, deserialize_with = "present")]
     #[oai(skip_serializing_if_is_none)]
     networks: Option<NetworkList<true>>,
-}
-
-impl Example for PrincipalPatch {
-    fn example() -> Self {
-        Self { role: Some(Word(Role::Auditor)), disabled: None, grant_types: None, networks: office() }
-    }
 }
 
 impl From<PrincipalPatch> for Patch {

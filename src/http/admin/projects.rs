@@ -4,7 +4,6 @@ use poem::{Request, Result};
 use poem_openapi::{
     Object, OpenApi,
     param::{Path, Query},
-    types::Example,
 };
 use serde::Deserialize;
 
@@ -25,34 +24,18 @@ use crate::{
 /// A project to be made.
 #[derive(Object, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[oai(example)]
 struct NewProject {
     /// The name. Upper case is folded.
     name: Word<ProjectName>,
 }
 
-impl Example for NewProject {
-    fn example() -> Self {
-        #[expect(clippy::expect_used, reason = "a name that is one")]
-        let name = "search".parse().expect("a name");
-        Self { name: Word(name) }
-    }
-}
-
 /// A named set of provider keys.
 #[derive(Object)]
-#[oai(example)]
 struct Project {
     /// Its name.
     name: String,
     /// When it was made.
     created_at: String,
-}
-
-impl Example for Project {
-    fn example() -> Self {
-        Self { name: "search".to_owned(), created_at: "2026-01-31T12:00:00.000000Z".to_owned() }
-    }
 }
 
 list! {

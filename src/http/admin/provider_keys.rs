@@ -6,7 +6,6 @@ use poem::{Request, Result};
 use poem_openapi::{
     ApiResponse, Object, OpenApi,
     param::{Path, Query},
-    types::Example,
 };
 use serde::Deserialize;
 
@@ -28,7 +27,6 @@ use crate::{
 /// A provider key to be stored.
 #[derive(Object, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[oai(example)]
 struct NewProviderKey {
     /// The key as the provider issued it. Placeholders and masked texts are refused.
     key: Secret,
@@ -39,15 +37,8 @@ struct NewProviderKey {
     expires_in: Option<u32>,
 }
 
-impl Example for NewProviderKey {
-    fn example() -> Self {
-        Self { key: Secret::new("sk-proj-EXAMPLE0123456789"), expires_in: Some(7_776_000) }
-    }
-}
-
 /// A provider key, without the key.
 #[derive(Object)]
-#[oai(example)]
 struct ProviderKey {
     /// The project.
     project: String,
@@ -66,21 +57,6 @@ struct ProviderKey {
     env: String,
     /// Recognises the key: the same key has the same fingerprint at this desk, which says nothing of the key.
     fingerprint: String,
-}
-
-impl Example for ProviderKey {
-    fn example() -> Self {
-        Self {
-            project: "default".to_owned(),
-            provider: "openai".to_owned(),
-            version: 3,
-            created_at: "2026-01-31T12:00:00.000000Z".to_owned(),
-            updated_at: "2026-03-31T12:00:00.000000Z".to_owned(),
-            expires_at: Some("2026-06-29T12:00:00.000000Z".to_owned()),
-            env: "OPENAI_API_KEY".to_owned(),
-            fingerprint: "0f1e2d3c".to_owned(),
-        }
-    }
 }
 
 list! {

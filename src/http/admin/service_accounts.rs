@@ -6,7 +6,6 @@ use poem::{Request, Result};
 use poem_openapi::{
     Object, OpenApi,
     param::{Path, Query},
-    types::Example,
 };
 use serde::Deserialize;
 
@@ -21,7 +20,7 @@ use crate::{
         json::Json,
         payload::JsonBody,
         query,
-        schema::{NetworkList, Word, office, present},
+        schema::{NetworkList, Word, present},
     },
     model::{Action, Networks, PrincipalKind, PrincipalName, ProjectName, Role, Scope},
     secret::Secret,
@@ -34,7 +33,7 @@ const OVERLAP: u32 = 24 * 60 * 60;
 /// A service account to be made.
 #[derive(Object, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[oai(rename = "NewServiceAccount", example)]
+#[oai(rename = "NewServiceAccount")]
 struct AccountToMake {
     /// The name, which is also the OAuth `client_id`. Upper case is folded.
     name: Word<PrincipalName>,
@@ -52,22 +51,8 @@ struct AccountToMake {
     networks: Option<NetworkList<false>>,
 }
 
-impl Example for AccountToMake {
-    fn example() -> Self {
-        #[expect(clippy::expect_used, reason = "a name that is one")]
-        let name = "ci".parse().expect("a name");
-        Self {
-            name: Word(name),
-            role: Some(Word(Role::Member)),
-            projects: Some(vec![Word(ProjectName::default_project())]),
-            networks: office(),
-        }
-    }
-}
-
 /// A new service account. Its credentials are shown this once.
 #[derive(Object)]
-#[oai(example)]
 struct MadeServiceAccount {
     /// Its identifier, the `sub` of its access tokens.
     id: String,
@@ -84,23 +69,9 @@ struct MadeServiceAccount {
     created_at: String,
 }
 
-impl Example for MadeServiceAccount {
-    fn example() -> Self {
-        Self {
-            id: "019a0000-0000-7000-8000-000000000003".to_owned(),
-            client_id: "ci".to_owned(),
-            client_secret: "kd_cs_EXAMPLE".to_owned(),
-            token: "kd_ak_EXAMPLE".to_owned(),
-            kind: "service_account".to_owned(),
-            created_at: "2026-01-31T12:00:00.000000Z".to_owned(),
-        }
-    }
-}
-
 /// How to rotate a client secret.
 #[derive(Object, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[oai(example)]
 struct SecretRotation {
     /// For how many seconds the old secret stays valid; a day when absent.
     #[serde(default, deserialize_with = "present")]
@@ -108,26 +79,13 @@ struct SecretRotation {
     overlap_seconds: Option<u32>,
 }
 
-impl Example for SecretRotation {
-    fn example() -> Self {
-        Self { overlap_seconds: Some(3600) }
-    }
-}
-
 /// A new client secret, which is shown this once.
 #[derive(Object)]
-#[oai(example)]
 struct MadeClientSecret {
     /// The service account.
     client_id: String,
     /// Its new secret, for the token endpoint.
     client_secret: String,
-}
-
-impl Example for MadeClientSecret {
-    fn example() -> Self {
-        Self { client_id: "ci".to_owned(), client_secret: "kd_cs_EXAMPLE".to_owned() }
-    }
 }
 
 /// Service accounts.

@@ -1,7 +1,7 @@
 //! `/admin/signing-keys`.
 
 use poem::{Request, Result};
-use poem_openapi::{Object, OpenApi, types::Example};
+use poem_openapi::{Object, OpenApi};
 use serde::Deserialize;
 
 use crate::{
@@ -20,7 +20,6 @@ use crate::{
 /// How to rotate the signing key.
 #[derive(Object, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[oai(example)]
 struct SigningKeyRotation {
     /// The present key is compromised: sign with the new one at once, and accept nothing signed before.
     #[serde(default, deserialize_with = "present")]
@@ -28,15 +27,8 @@ struct SigningKeyRotation {
     emergency: Option<bool>,
 }
 
-impl Example for SigningKeyRotation {
-    fn example() -> Self {
-        Self { emergency: Some(false) }
-    }
-}
-
 /// A key that signs access tokens; its public part is in the JWK Set.
 #[derive(Object)]
-#[oai(example)]
 struct SigningKey {
     /// Its RFC 7638 thumbprint.
     kid: String,
@@ -50,19 +42,6 @@ struct SigningKey {
     activates_at: String,
     /// When it is replaced at the latest.
     cryptoperiod_ends_at: String,
-}
-
-impl Example for SigningKey {
-    fn example() -> Self {
-        Self {
-            kid: "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k".to_owned(),
-            algorithm: "EdDSA".to_owned(),
-            state: "active".to_owned(),
-            created_at: "2026-01-31T12:00:00.000000Z".to_owned(),
-            activates_at: "2026-01-31T12:05:00.000000Z".to_owned(),
-            cryptoperiod_ends_at: "2026-05-01T12:05:00.000000Z".to_owned(),
-        }
-    }
 }
 
 list! {

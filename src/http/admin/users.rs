@@ -4,7 +4,6 @@ use poem::{Request, Result};
 use poem_openapi::{
     Object, OpenApi,
     param::{Path, Query},
-    types::Example,
 };
 use serde::Deserialize;
 
@@ -21,7 +20,7 @@ use crate::{
         json::Json,
         payload::JsonBody,
         query,
-        schema::{NetworkList, Word, office, present},
+        schema::{NetworkList, Word, present},
     },
     model::{Action, Networks, PrincipalKind, PrincipalName, ProjectName, Role, Scope},
     secret::Secret,
@@ -32,7 +31,7 @@ const KIND: PrincipalKind = PrincipalKind::User;
 /// A user to be made.
 #[derive(Object, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[oai(rename = "NewUser", example)]
+#[oai(rename = "NewUser")]
 struct UserToMake {
     /// The name. Upper case is folded.
     name: Word<PrincipalName>,
@@ -52,52 +51,21 @@ struct UserToMake {
     networks: Option<NetworkList<false>>,
 }
 
-impl Example for UserToMake {
-    fn example() -> Self {
-        #[expect(clippy::expect_used, reason = "a name that is one")]
-        let name = "bob".parse().expect("a name");
-        Self {
-            name: Word(name),
-            password: Secret::new("EXAMPLE password"),
-            role: Some(Word(Role::Member)),
-            projects: Some(vec![Word(ProjectName::default_project())]),
-            networks: office(),
-        }
-    }
-}
-
 /// A password for a user.
 #[derive(Object, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[oai(example)]
 struct NewPassword {
     /// The password.
     password: Secret,
 }
 
-impl Example for NewPassword {
-    fn example() -> Self {
-        Self { password: Secret::new("EXAMPLE password") }
-    }
-}
-
 /// A one-time password, which is shown this once. It opens nothing but its own change.
 #[derive(Object)]
-#[oai(example)]
 struct OneTimePassword {
     /// The password.
     password: String,
     /// When it ends.
     expires_at: String,
-}
-
-impl Example for OneTimePassword {
-    fn example() -> Self {
-        Self {
-            password: "EXAMPLE-one-time-password".to_owned(),
-            expires_at: "2026-02-01T12:00:00.000000Z".to_owned(),
-        }
-    }
 }
 
 /// Users.
