@@ -1,8 +1,9 @@
-//! Moving in: provider keys and the service API key found in the server's environment.
+//! Moving in: provider keys and the service API key found in the server's environment, and provider keys from a file.
 //!
 //! At every start, a variable that changed since it was last imported becomes a new version in project `default`. What
 //! was imported is remembered as a keyed digest, so that an old value still standing in a unit file does not undo a
-//! rotation made since, and a revoked service key stays revoked.
+//! rotation made since, and a revoked service key stays revoked. What somebody brings in a file is meant now, and nothing is
+//! remembered of it.
 
 use super::{App, Error, change::Change, principals::object, projects, provider_keys};
 use crate::{
@@ -13,6 +14,7 @@ use crate::{
     },
     secret::Secret,
     store::{
+        self,
         api_keys::{self, ApiKeyRow},
         askers, grants, imports, principals,
     },
@@ -49,6 +51,15 @@ pub struct Imported {
     pub variable: String,
     /// What became of it.
     pub became: String,
+}
+
+/// What became of a key that somebody brought, with its version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It is the current key now.
+    Version(i64),
+    /// It was so already.
+    Unchanged(i64),
 }
 
 impl Found {
@@ -127,6 +138,69 @@ impl App {
         let version = change.finish(result).await?;
         let became = format!("provider key {project}/{} version {version}", found.provider);
         Ok(Some(Imported { variable: found.variable.clone(), became }))
+    }
+
+    /// Makes these the current keys of `project`, as far as they are not already: all of them or, if there is an error, none.
+    /// As a trial it only tells what would become of them. Needs `llm-keys:write`.
+    pub async fn import_keys(
+        &self,
+        caller: &Caller,
+        project: &ProjectName,
+        keys: &[FoundKey],
+        is_trial: bool,
+    ) -> Result<Vec<Taken>, Error> {
+        let place = format!("project:{project}");
+        let action = if is_trial { Action::AdminRead } else { Action::ProviderKeySet };
+        self.require(caller, Scope::LlmKeysWrite, action, place.as_str()).await?;
+        let taken = self.would_take(project, keys).await;
+        let mut taken = self.prepared(taken, caller, action, &place).await?;
+        let is_new = |(_, taken): &(_, &mut Taken)| matches!(taken, Taken::Version(_));
+        let mut new: Vec<(&FoundKey, &mut Taken)> = keys.iter().zip(&mut taken).filter(is_new).collect();
+        if is_trial || new.is_empty() {
+            return Ok(taken);
+        }
+        let mut change = self.change(caller, Scope::LlmKeysWrite, action, place).await?;
+        let result = async {
+            let id = projects::existing(&mut change, project).await?.id;
+            for (index, (key, taken)) in new.iter_mut().enumerate() {
+                let (_, version) = self.add_version(&mut change, id, &key.provider, &key.key, None).await?;
+                **taken = Taken::Version(version);
+                let object = provider_keys::object(project, &key.provider);
+                let event = AuditEvent::by(caller, action).on(object).version(version);
+                if index == 0 {
+                    change.event = event;
+                } else {
+                    change.also(event);
+                }
+            }
+            Ok(())
+        }
+        .await;
+        change.finish(result).await?;
+        Ok(taken)
+    }
+
+    /// What would become of them.
+    #[expect(clippy::disallowed_methods, reason = "the keys are checked, and compared with the current ones")]
+    async fn would_take(&self, project: &ProjectName, keys: &[FoundKey]) -> Result<Vec<Taken>, Error> {
+        let mut db = self.store.read().await?;
+        let id = projects::existing(&mut db, project).await?.id;
+        let mut taken = Vec::new();
+        for FoundKey { provider, variable, key } in keys {
+            provider::check_key_text(key.expose())
+                .map_err(|error| Error::Refused(format!("{variable} is not imported: {error}")))?;
+            let current = store::provider_keys::stored(&mut db, id, provider).await?;
+            taken.push(match current {
+                None => Taken::Version(1),
+                Some(current) => {
+                    let version = current.row.version;
+                    let is_same =
+                        self.open_version(current.version_id, &current.sealed)?.expose() == key.expose();
+                    if is_same { Taken::Unchanged(version) } else { Taken::Version(version + 1) }
+                }
+            });
+        }
+        Ok(taken)
     }
 
     /// Makes `key` the one imported API key of service account `default`; the one imported before is revoked.

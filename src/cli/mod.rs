@@ -16,6 +16,7 @@ mod environment;
 mod failure;
 mod get;
 mod grants;
+mod import;
 mod kek;
 mod login;
 mod output;
@@ -183,6 +184,14 @@ enum AtDesk {
         #[command(subcommand)]
         command: provider_keys::Command,
     },
+    /// Take over provider keys from a .env file
+    ///
+    /// Known variables are taken, such as `OPENAI_API_KEY`, unless the project has the same key already; placeholders and other
+    /// lines are left, and it is said why. No value is shown.
+    #[command(after_help = "Examples:
+  keydesk import .env --dry-run
+  keydesk import .env --project search")]
+    Import(import::Args),
     /// Copy the desk into a file, while it is served
     ///
     /// The file holds all there is in the database, as it is at one moment, and the checkpoints. What is secret in it is sealed:
@@ -302,6 +311,7 @@ async fn at_desk(
         AtDesk::Project { command } => projects::run(&desk, command).await,
         AtDesk::Grant { command } => grants::run(&desk, command).await,
         AtDesk::Key { command } => provider_keys::run(&desk, command).await,
+        AtDesk::Import(args) => import::run(&desk, args).await,
         AtDesk::Backup(args) => backup::run(&desk, args).await,
         AtDesk::Audit { command } => audit::run(&desk, command).await,
         AtDesk::Alert { command } => alerts::run(&desk, config, environment, command).await,

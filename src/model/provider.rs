@@ -52,6 +52,16 @@ impl Provider {
     }
 }
 
+impl Provider {
+    /// The known provider whose key a variable holds, and the variable's place among those of that provider.
+    pub fn of_variable(name: &str) -> Option<(Self, usize)> {
+        KNOWN.iter().find_map(|known| {
+            let place = known.variables.iter().position(|variable| *variable == name)?;
+            Some((Self(known.slug.to_owned()), place))
+        })
+    }
+}
+
 impl FromStr for Provider {
     type Err = NameError;
 

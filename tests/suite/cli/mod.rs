@@ -4,5 +4,6 @@ mod backup;
 mod config;
 mod desk;
 pub(crate) mod help;
+mod import;
 mod kek;
 mod start;
