@@ -1,6 +1,7 @@
 //! What `serve` prints when it serves: what was made and imported, where it is, and how to fetch a first key.
 
 use std::{
+    env,
     fmt::Write as _,
     io::{self, IsTerminal as _, Write as _},
     net::SocketAddr,
@@ -122,11 +123,14 @@ impl Banner<'_> {
     /// Neither password nor token appears among the arguments of a process that others could list, but for the token,
     /// which dies in minutes.
     fn first_key(&self, text: &mut String) {
-        let issuer = self.issuer;
+        let (issuer, keydesk) = (self.issuer, program());
         let _ = if self.config.password_enabled {
             writeln!(
                 text,
-                "A first key, with the admin's password in $KEYDESK_ADMIN_PASSWORD:\n  \
+                "A first key:\n  \
+                 {keydesk} login '{issuer}' --username admin\n  \
+                 {keydesk} get openai\n\n\
+                 Or with nothing but curl, with the admin's password in $KEYDESK_ADMIN_PASSWORD:\n  \
                  TOKEN=$(printf %s \"$KEYDESK_ADMIN_PASSWORD\" | curl -sS '{issuer}/token' -d grant_type=password \
                  --data-urlencode 'username=admin' --data-urlencode password@- | \
                  sed 's/.*\"access_token\": *\"\\([^\"]*\\)\".*/\\1/')\n  \
@@ -141,6 +145,13 @@ impl Banner<'_> {
             )
         };
     }
+}
+
+/// What this program was called as, since it may not be where a shell looks for it.
+fn program() -> String {
+    let called = env::args().next().unwrap_or_default();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    if !called.is_empty() && called.chars().all(plain) { called } else { env!("CARGO_PKG_NAME").to_owned() }
 }
 
 #[expect(clippy::disallowed_methods, reason = "the generated password is shown once, on a terminal")]
