@@ -21,6 +21,7 @@
 //! - [`cli`]: arguments to operation and back; `serve` is one of its commands.
 //! - [`metrics`]: what is counted and measured.
 //! - [`config`], [`telemetry`], [`secret`]: what the operator decided, the log, text that must not be seen.
+//! - [`version`]: which Keydesk this is.
 
 pub mod app;
 pub mod cli;
@@ -33,4 +34,5 @@ pub mod model;
 pub mod secret;
 pub mod store;
 pub mod telemetry;
+pub mod version;
 pub mod webhook;

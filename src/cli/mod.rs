@@ -17,8 +17,10 @@ mod failure;
 mod get;
 mod grants;
 mod import;
+mod health;
 mod kek;
 mod login;
+mod man;
 mod output;
 mod projects;
 mod prompt;
@@ -30,17 +32,20 @@ mod status;
 mod users;
 mod yours;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, sync::LazyLock};
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::{
     config::{self, Config, Environment, Flags},
-    http, telemetry,
+    http, telemetry, version,
 };
 use desk::Desk;
 use failure::Failure;
 use output::Output;
+
+/// What `--version` says; `-V` says the version alone.
+static LONG_VERSION: LazyLock<String> = LazyLock::new(|| version::build().to_string());
 
 /// The front desk for a team's LLM API keys
 ///
@@ -49,6 +54,7 @@ use output::Output;
 #[command(
     name = "keydesk",
     version,
+    long_version = LONG_VERSION.as_str(),
     arg_required_else_help = true,
     after_help = "Example, in an empty directory:
   OPENAI_API_KEY=sk-... keydesk serve
@@ -124,6 +130,9 @@ A password is better kept out of the command line: in ~/.pgpass or PGPASSWORD.")
         #[arg(long)]
         yaml: bool,
     },
+    /// Ask a desk whether it is ready
+    #[command(after_help = health::HELP)]
+    Health(health::Health),
     /// Look at the configuration
     #[command(after_help = "Example:\n  keydesk config check")]
     Config {
@@ -136,6 +145,15 @@ A password is better kept out of the command line: in ~/.pgpass or PGPASSWORD.")
     Completions {
         /// The shell
         shell: clap_complete::Shell,
+    },
+    /// Write the manual: a page for each command
+    ///
+    /// Without a directory the page of keydesk itself is printed.
+    #[command(after_help = "Example:
+  keydesk man ~/.local/share/man/man1 && man keydesk-audit-verify")]
+    Man {
+        /// Where to put the pages
+        directory: Option<PathBuf>,
     },
 }
 
@@ -248,6 +266,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Yours(command) => yours::run(command, out),
         Command::Openapi { yaml } => out.text(if yaml { http::spec_yaml() } else { http::spec_json() }),
         Command::Completions { shell } => completions(out, shell),
+        Command::Man { directory } => man::run(Cli::command(), out, directory),
+        Command::Health(health) => health.run(&flags, out),
         Command::Config { command: config_check::Command::Check } => config_check::run(&flags, out),
         Command::Serve(args) => {
             flags.listen = args.listen;

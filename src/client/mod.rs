@@ -6,6 +6,7 @@
 
 mod environment;
 mod error;
+mod health;
 mod keychain;
 mod keys;
 mod login;
@@ -26,6 +27,7 @@ use crate::{
 };
 pub use environment::{Environment, VARIABLES};
 pub use error::{Error, Kind};
+pub use health::{Readiness, own_readiness, readiness};
 pub use keys::{Etag, Handed, Keys, LlmKey, OpenedKey};
 pub use login::{Standing, log_in, log_out, standing};
 use offline::Offline;

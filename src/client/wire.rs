@@ -26,6 +26,8 @@ const MAX_BODY: usize = 4 << 20;
 pub(super) struct Manner<'a> {
     pub(super) ca_file: Option<&'a Path>,
     pub(super) insecure: bool,
+    /// Whatever certificate it shows will do: of a desk on this machine, to which nothing is said.
+    pub(super) own: bool,
 }
 
 /// One desk.
@@ -90,10 +92,12 @@ impl Wire {
             .referer(false)
             .timeout(PATIENCE)
             .connect_timeout(CONNECT_PATIENCE);
-        if is_loopback(&url) {
+        if manner.own || is_loopback(&url) {
             builder = builder.no_proxy();
         }
-        if url.scheme() == "http" {
+        if manner.own {
+            builder = builder.tls_certs_only([]).tls_danger_accept_invalid_certs(true);
+        } else if url.scheme() == "http" {
             // The system's certificates take longer to read than everything else here.
             builder = builder.tls_certs_only([]);
         } else if let Some(path) = manner.ca_file {
@@ -147,6 +151,13 @@ impl Wire {
         .await
     }
 
+    /// `GET path` without a credential and without waiting: any status is an answer.
+    pub(super) async fn probe(&self, path: &str) -> Result<Answer, Error> {
+        let request = self.http.get(format!("{}{path}", self.url));
+        let mut response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        Ok(Answer { status: response.status(), etag: None, body: self.body(&mut response).await? })
+    }
+
     /// Sends it, and again when the desk says so and it is soon.
     async fn send(&self, request: impl Fn() -> RequestBuilder) -> Result<Answer, Error> {
         let mut left = WAITING;
@@ -168,14 +179,7 @@ impl Wire {
         let status = response.status();
         let etag =
             response.headers().get(header::ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
-        let mut body = Zeroizing::new(Vec::with_capacity(8 * 1024));
-        while let Some(piece) = response.chunk().await.map_err(|error| self.unreachable(&error))? {
-            if body.len() + piece.len() > MAX_BODY {
-                return Err(self.strange("answers with more than it can have to say"));
-            }
-            body.extend_from_slice(&piece);
-        }
-        let answer = Answer { status, etag, body };
+        let answer = Answer { status, etag, body: self.body(&mut response).await? };
         if status.is_redirection() && status != StatusCode::NOT_MODIFIED {
             return Err(self.strange(&format!("answers {status}; does the URL name the desk itself?")));
         }
@@ -191,6 +195,17 @@ impl Wire {
             return Err(Error::new(Kind::Away, format_args!("{} is not well ({status}): {said}", self.url)));
         }
         Ok(answer)
+    }
+
+    async fn body(&self, response: &mut Response) -> Result<Zeroizing<Vec<u8>>, Error> {
+        let mut body = Zeroizing::new(Vec::with_capacity(8 * 1024));
+        while let Some(piece) = response.chunk().await.map_err(|error| self.unreachable(&error))? {
+            if body.len() + piece.len() > MAX_BODY {
+                return Err(self.strange("answers with more than it can have to say"));
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok(body)
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> Error {

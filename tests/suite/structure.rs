@@ -59,6 +59,7 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
         ],
     ),
     ("metrics", &[], &["prometheus_client"]),
+    ("version", &[], &["serde"]),
     (
         "webhook",
         &["model", "secret", "crypto", "app"],
@@ -114,10 +115,12 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
             "metrics",
             "config",
             "telemetry",
+            "version",
         ],
         &[
             "clap",
             "clap_complete",
+            "clap_mangen",
             "comfy_table",
             "csv",
             "humantime",
@@ -142,6 +145,7 @@ const CRATES: &[&str] = &[
     "bytes",
     "clap",
     "clap_complete",
+    "clap_mangen",
     "comfy_table",
     "crc32fast",
     "csv",
