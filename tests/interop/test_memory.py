@@ -76,7 +76,7 @@ def test_memory_is_divided_among_processors_only(new_desk):
 def test_memory_does_not_grow(new_desk, tmp_path):
     with limited() as prefix:
         desk = new_desk(KEYDESK_TOKEN__ACCESS_TTL="60m", RUST_LOG="info")
-        desk.binary, desk.prefix = os.environ.get("KEYDESK_RELEASE_BIN") or BINARY, prefix
+        desk.binary, desk.prefix = FULL and os.environ.get("KEYDESK_RELEASE_BIN") or BINARY, prefix
         try:
             watch(desk.start(), tmp_path)
         finally:
