@@ -45,15 +45,15 @@ impl Health {
     }
 
     async fn ask(self, flags: &Flags) -> Result<Readiness, Failure> {
-        let asked = match self.url {
-            Some(url) => client::readiness(&url, self.ca_file, &client::Environment::capture()).await,
-            None => {
-                let config = config::load(flags, &Environment::capture())?;
-                if config.listen.port() == 0 {
-                    return Err(Failure::Failed("server.listen is any free port: name the desk's URL".to_owned()));
-                }
-                client::own_readiness(config.listen, config.tls.is_some()).await
+        let asked = if let Some(url) = self.url {
+            client::readiness(&url, self.ca_file, &client::Environment::capture()).await
+        } else {
+            let config = config::load(flags, &Environment::capture())?;
+            if config.listen.port() == 0 {
+                let what = "server.listen is any free port: name the desk's URL";
+                return Err(Failure::Failed(what.to_owned()));
             }
+            client::own_readiness(config.listen, config.tls.is_some()).await
         };
         asked.map_err(|error| Failure::Failed(error.what))
     }

@@ -47,7 +47,8 @@ pub async fn readiness(
 pub async fn own_readiness(listen: SocketAddr, tls: bool) -> Result<Readiness, Error> {
     let mut address = listen;
     if address.ip().is_unspecified() {
-        let loopback = if address.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() };
+        let loopback =
+            if address.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() };
         address.set_ip(loopback);
     }
     let scheme = if tls { "https" } else { "http" };

@@ -83,5 +83,5 @@ pub fn standing(environment: &Environment, profile: &Profile) -> Result<Standing
 }
 
 fn manner(profile: &Profile) -> Manner<'_> {
-    Manner { ca_file: profile.ca_file.as_deref(), insecure: profile.insecure }
+    Manner { ca_file: profile.ca_file.as_deref(), insecure: profile.insecure, own: false }
 }

@@ -81,7 +81,7 @@ impl Client {
     }
 
     fn of(who: Who, environment: &Environment) -> Result<Self, Error> {
-        let manner = Manner { ca_file: who.ca_file.as_deref(), insecure: who.insecure };
+        let manner = Manner { ca_file: who.ca_file.as_deref(), insecure: who.insecure, own: false };
         let wire = Wire::new(&who.url, &manner)?;
         let state = State::open(environment);
         let offline = match who.offline {
