@@ -21,6 +21,8 @@ pub(super) enum Failure {
     AtDesk(client::Error),
     /// Nobody reads what it prints.
     Output(io::Error),
+    /// It ended with this exit code, and a line if there is something left to say.
+    Ended { line: Option<String>, code: u8 },
 }
 
 impl Failure {
@@ -31,16 +33,33 @@ impl Failure {
 
     /// Says so and tells the exit code.
     pub(super) fn report(self) -> ExitCode {
+        let Some((line, code)) = self.said() else { return ExitCode::SUCCESS };
+        if let Some(line) = line {
+            let _ = writeln!(io::stderr(), "keydesk: {}", one_line(&line));
+        }
+        ExitCode::from(code)
+    }
+
+    /// The same failure with this exit code, unless it says itself which.
+    pub(super) fn with_code(self, code: u8) -> Self {
+        match self {
+            Self::Ended { .. } => self,
+            _ => Self::Ended { line: self.said().and_then(|(line, _)| line), code },
+        }
+    }
+
+    /// The line and the exit code, if there is anything to say.
+    fn said(self) -> Option<(Option<String>, u8)> {
         let (line, code) = match self {
             // As with any program whose reader has seen enough: `keydesk audit list | head`.
-            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return None,
             Self::Output(error) => (format!("cannot write to standard output: {error}"), 1),
             Self::Usage(line) => (line, 2),
             Self::Failed(line) => (line, 1),
             Self::AtDesk(error) => (error.what, exit_code(error.kind)),
+            Self::Ended { line, code } => return Some((line, code)),
         };
-        let _ = writeln!(io::stderr(), "keydesk: {}", one_line(&line));
-        ExitCode::from(code)
+        Some((Some(line), code))
     }
 }
 

@@ -12,6 +12,7 @@ mod backup;
 mod banner;
 mod config_check;
 mod desk;
+mod env;
 mod environment;
 mod failure;
 mod get;
@@ -25,11 +26,13 @@ mod output;
 mod projects;
 mod prompt;
 mod provider_keys;
+mod run;
 mod serve;
 mod service_accounts;
 mod signing_keys;
 mod status;
 mod users;
+mod variables;
 mod yours;
 
 use std::{path::PathBuf, process::ExitCode, sync::LazyLock};
@@ -90,6 +93,11 @@ struct Global {
 enum Command {
     #[command(flatten)]
     Yours(yours::Command),
+    /// Run a command with your keys in its environment
+    ///
+    /// Each provider's conventional variable is set, such as `OPENAI_API_KEY`; everything else stays as it is.
+    #[command(after_help = run::HELP)]
+    Run(run::Args),
     /// Run the server; in an empty data directory, make everything first
     #[command(after_help = "Example:
   export KEYDESK_ADMIN_PASSWORD='correct horse battery staple' OPENAI_API_KEY=sk-...
@@ -236,12 +244,17 @@ enum AtDesk {
 pub fn main() -> ExitCode {
     telemetry::install_panic_hook();
     keep_memory_private();
+    if let Some(code) = run::terminal::become_its_owner() {
+        return ExitCode::from(code);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
             // Also --help and --version. If nobody reads it, there is nothing to be done about it.
             let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            let code =
+                if error.use_stderr() && run::was_meant() { i32::from(run::OURS) } else { error.exit_code() };
+            return ExitCode::from(u8::try_from(code).unwrap_or(2));
         }
     };
     match run(cli) {
@@ -264,6 +277,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     let mut flags = Flags { config, data_dir, listen: None, log_format };
     match command {
         Command::Yours(command) => yours::run(command, out),
+        Command::Run(args) => run::run(args),
         Command::Openapi { yaml } => out.text(if yaml { http::spec_yaml() } else { http::spec_json() }),
         Command::Completions { shell } => completions(out, shell),
         Command::Man { directory } => man::run(Cli::command(), out, directory),

@@ -5,7 +5,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::{failure::Failure, get, login, output::Output, status};
+use super::{env, failure::Failure, get, login, output::Output, status};
 use crate::{
     client::{Choice, Client, Environment},
     model::{ProfileName, Timestamp},
@@ -47,6 +47,11 @@ pub(super) enum Command {
     /// its exit code what there is to do.
     #[command(after_help = get::HELP)]
     Get(get::Get),
+    /// Print your keys as variables, for programs that read them so
+    ///
+    /// Keys do not go into a file unless you put them there: `keydesk run` needs none.
+    #[command(after_help = env::HELP)]
+    Env(env::Args),
 }
 
 /// As whom, and at which desk.
@@ -88,16 +93,22 @@ pub(super) fn run(command: Command, out: Output) -> Result<(), Failure> {
             Command::Whoami { whose } => status::whoami(whose.client()?, out).await,
             Command::Status => status::status(out),
             Command::Get(get) => get.run(out).await,
+            Command::Env(args) => env::run(args, out).await,
         }
     })
 }
 
 /// Runs `work` to its end.
 fn in_one_thread(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::because("cannot start", &error))?;
+    let runtime = one_thread()?;
     let result = runtime.block_on(work);
     // The name of the desk may still be looked up; nobody waits for it any more.
     runtime.shutdown_background();
     result
+}
+
+/// What runs in this thread alone.
+pub(super) fn one_thread() -> Result<tokio::runtime::Runtime, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Failure::because("cannot start", &error))
 }

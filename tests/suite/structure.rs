@@ -118,6 +118,8 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
             "version",
         ],
         &[
+            "aho_corasick",
+            "base64",
             "clap",
             "clap_complete",
             "clap_mangen",
@@ -125,10 +127,12 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
             "csv",
             "humantime",
             "indicatif",
+            "percent_encoding",
             "rpassword",
             "rustix",
             "serde",
             "serde_json",
+            "signal_hook",
             "time",
             "tokio",
             "tracing",
@@ -139,6 +143,7 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
 ];
 
 const CRATES: &[&str] = &[
+    "aho_corasick",
     "argon2",
     "aws_lc_rs",
     "base64",
@@ -172,6 +177,7 @@ const CRATES: &[&str] = &[
     "serde",
     "serde_json",
     "serde_yaml",
+    "signal_hook",
     "sqlx",
     "thiserror",
     "tokio",

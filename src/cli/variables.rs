@@ -1,0 +1,105 @@
+//! Keys as environment variables: which a command is given, and under which name.
+//!
+//! A provider has one conventional variable, which the desk names too (`env`). Others that some programs look for, such as
+//! `GOOGLE_API_KEY`, are left as they are: they hold keys of other services as well.
+
+use std::{ffi::OsStr, process::Command, sync::Arc};
+
+use super::{
+    failure::Failure,
+    yours::{Whose, is_a_copy},
+};
+use crate::{
+    client::{Client, Error, Etag, Handed, Keys, Kind},
+    model::{ProjectName, Provider, provider},
+    secret::Secret,
+};
+
+/// A key, and the variable it goes into.
+#[derive(Clone)]
+pub(super) struct Given {
+    pub(super) provider: Provider,
+    pub(super) variable: String,
+    pub(super) key: Arc<Secret>,
+}
+
+/// Which keys are wanted.
+#[derive(Debug, clap::Args)]
+pub(super) struct Wanted {
+    /// The project, instead of `KEYDESK_PROJECT` or the profile's
+    #[arg(long)]
+    project: Option<ProjectName>,
+    /// Only the keys of these providers
+    #[arg(long, value_name = "PROVIDER,...", value_delimiter = ',')]
+    only: Vec<Provider>,
+    #[command(flatten)]
+    whose: Whose,
+}
+
+/// Keys that were handed over, and how to ask for them again.
+pub(super) struct Fetched {
+    pub(super) client: Client,
+    pub(super) project: Option<ProjectName>,
+    pub(super) etag: Option<Etag>,
+    pub(super) given: Vec<Given>,
+}
+
+impl Wanted {
+    /// Asks the desk for them.
+    pub(super) async fn fetch(self) -> Result<Fetched, Failure> {
+        let Self { project, only, whose } = self;
+        let client = whose.client()?;
+        match client.keys(project.as_ref(), None).await? {
+            Keys::Handed(Handed { keys, etag, copied_at }) => {
+                is_a_copy(&client, copied_at);
+                Ok(Fetched { client, project, etag, given: select(keys, &only)? })
+            }
+            Keys::Unchanged => Err(Failure::Failed("the desk handed out no keys".to_owned())),
+        }
+    }
+}
+
+/// Of the keys that the desk handed over those that were asked for: all, if `only` names none.
+pub(super) fn select(keys: Vec<(Provider, Secret)>, only: &[Provider]) -> Result<Vec<Given>, Error> {
+    let refused = |what| Error { kind: Kind::Refused, what };
+    let names = || keys.iter().map(|(provider, _)| provider.as_str()).collect::<Vec<_>>().join(", ");
+    let had = |provider: &Provider| keys.iter().any(|(had, _)| had == provider);
+    if let Some(missing) = only.iter().find(|provider| !had(provider)) {
+        return Err(refused(format!("there is no key of {missing} for you, but of: {}", names())));
+    }
+    let mut given: Vec<Given> = Vec::new();
+    for (provider, key) in keys.into_iter().filter(|(provider, _)| only.is_empty() || only.contains(provider))
+    {
+        let variable = provider.env_variable();
+        if let Some(other) = given.iter().find(|given| given.variable == variable) {
+            let both = format!("the keys of {} and {provider} both go into {variable}", other.provider);
+            return Err(Error {
+                kind: Kind::Failed,
+                what: format!("{both}: say with --only which you mean"),
+            });
+        }
+        given.push(Given { provider, variable, key: Arc::new(key) });
+    }
+    if given.is_empty() {
+        return Err(refused("there are no keys for you in this project".to_owned()));
+    }
+    Ok(given)
+}
+
+/// `command` will have them.
+#[expect(clippy::disallowed_methods, reason = "the command is given the keys")]
+pub(super) fn set(command: &mut Command, given: &[Given]) {
+    command.envs(given.iter().map(|given| (&given.variable, given.key.expose())));
+}
+
+/// The variables of a provider that are set here and are not the conventional one: some programs prefer them to it.
+pub(super) fn others_set(provider: &Provider) -> Vec<&'static str> {
+    let known = provider::KNOWN.iter().find(|known| known.slug == provider.as_str());
+    let others = known.map_or(&[][..], |known| &known.variables[1..]);
+    others.iter().copied().filter(|name| is_set(name)).collect()
+}
+
+/// Whether a variable is set in this process, and not empty.
+pub(super) fn is_set(name: &str) -> bool {
+    std::env::var_os(name).is_some_and(|value| value != OsStr::new(""))
+}
