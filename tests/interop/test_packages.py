@@ -406,8 +406,10 @@ def test_the_same_source_gives_the_same_image(image, tmp_path):
 
 def test_other_tools_read_the_image(image):
     need("skopeo")
-    seen = json.loads(run("skopeo", "inspect", f"oci-archive:{image}"))
-    assert seen["Os"] == "linux" and len(seen["Layers"]) == 1 and seen["Labels"]["org.opencontainers.image.title"] == "keydesk"
+    for form in ("oci-archive", "docker-archive"):
+        seen = json.loads(run("skopeo", "inspect", f"{form}:{image}"))
+        assert seen["Os"] == "linux" and len(seen["Layers"]) == 1
+        assert seen["Labels"]["org.opencontainers.image.title"] == "keydesk"
 
 
 def test_the_image_is_what_the_dockerfile_says(layout, tmp_path):

@@ -200,7 +200,7 @@ def test_the_unit_is_one_that_systemd_reads():
         pytest.skip("systemd-analyze is missing")
     unit = ROOT / "deploy" / "systemd" / "keydesk.service"
     text = unit.read_text()
-    done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["systemd-analyze", "--man=no", "verify", str(unit)], capture_output=True, text=True, timeout=60)
     complaints = [line for line in done.stderr.splitlines() if "keydesk.service" in line and "is not executable" not in line]
     assert complaints == []
     assert "LimitCORE=0" in text and "NoNewPrivileges=yes" in text
