@@ -17,7 +17,7 @@ use crate::{
 /// An API key to be made.
 #[derive(Object, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct NewApiKey {
+pub(super) struct ApiKeyRequest {
     /// What it is for.
     #[serde(default, deserialize_with = "present")]
     #[oai(skip_serializing_if_is_none, validator(max_length = 100))]
@@ -36,8 +36,8 @@ pub(super) struct NewApiKey {
     sources: Option<NetworkList<false>>,
 }
 
-impl From<NewApiKey> for NewKey {
-    fn from(new: NewApiKey) -> Self {
+impl From<ApiKeyRequest> for NewKey {
+    fn from(new: ApiKeyRequest) -> Self {
         Self {
             label: new.label.unwrap_or_default(),
             lifetime: new.expires_in.map(|seconds| Duration::from_secs(u64::from(seconds))),
@@ -81,7 +81,7 @@ list! {
 
 /// A new API key. The key is shown this once.
 #[derive(Object)]
-pub(super) struct MadeApiKey {
+pub(super) struct CreatedApiKey {
     /// Its identifier.
     id: String,
     /// The key, for `X-API-Key` or `Authorization: Bearer`.
@@ -104,7 +104,7 @@ pub(super) struct MadeApiKey {
 
 /// The answer with a new key.
 #[expect(clippy::disallowed_methods, reason = "the new key is shown to who asked for it")]
-pub(super) fn made(issued: &IssuedApiKey) -> JsonBody<MadeApiKey> {
+pub(super) fn made(issued: &IssuedApiKey) -> JsonBody<CreatedApiKey> {
     let row = &issued.row;
     JsonBody::of(&serde_json::json!({
         "id": row.id,

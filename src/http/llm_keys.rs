@@ -1,11 +1,13 @@
 //! `GET /llm-keys`: the keys a caller may use.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use poem::{Request, Result};
 use poem_openapi::{
-    ApiResponse, NewType, Object, OpenApi,
+    ApiResponse, Object, OpenApi,
     param::{Header, Path, Query},
+    registry::{MetaSchema, MetaSchemaRef, Registry},
+    types::Type,
 };
 
 use super::{
@@ -18,10 +20,40 @@ use super::{
 };
 use crate::app::llm_keys::{HandedKey, Handout, KeyRead};
 
-/// Provider keys, by provider.
-#[derive(NewType)]
-#[oai(from_parameter = false, to_header = false, from_multipart = false)]
-struct LlmKeys(BTreeMap<String, String>);
+/// Provider keys, by provider. Described by hand: the derived description of a map has no name, and clients that are
+/// generated from it would invent one.
+struct LlmKeys;
+
+impl Type for LlmKeys {
+    const IS_REQUIRED: bool = true;
+    type RawValueType = Self;
+    type RawElementValueType = Self;
+
+    fn name() -> Cow<'static, str> {
+        "LlmKeys".into()
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        MetaSchemaRef::Reference(Self::name().into_owned())
+    }
+
+    fn register(registry: &mut Registry) {
+        registry.create_schema::<Self, _>(Self::name().into_owned(), |_| MetaSchema {
+            title: Some(Self::name().into_owned()),
+            description: Some("Provider keys, by provider."),
+            additional_properties: Some(Box::new(String::schema_ref())),
+            ..MetaSchema::new("object")
+        });
+    }
+
+    fn as_raw_value(&self) -> Option<&Self> {
+        Some(self)
+    }
+
+    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
+        Box::new(std::iter::once(self))
+    }
+}
 
 /// One provider's key.
 #[derive(Object)]

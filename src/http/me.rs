@@ -10,14 +10,19 @@ use serde::Deserialize;
 use super::{
     Group,
     answer::{Created, Gone, Knowing, Listing, MakingOwn, Proving, Reading, Removing},
-    api_keys::{ApiKeyList, MadeApiKey, NewApiKey, made},
+    api_keys::{ApiKeyList, ApiKeyRequest, CreatedApiKey, made},
     credential::{Authenticated, DescribesOAuth2, app},
     error::ApiError,
     json::Json,
     payload::{JsonBody, list},
     query,
+    schema::Word,
 };
-use crate::{app::Error, model::Id, secret::Secret};
+use crate::{
+    app::Error,
+    model::{Id, PrincipalKind, Role},
+    secret::Secret,
+};
 
 /// Which keys you may fetch from a project.
 #[derive(Object)]
@@ -34,12 +39,12 @@ struct OwnGrant {
 struct Me {
     /// Your identifier, the `sub` of your access tokens.
     id: String,
-    /// `user` or `service_account`.
-    kind: String,
+    /// Person or machine.
+    kind: Word<PrincipalKind>,
     /// Your name.
     name: String,
-    /// What you may ask for at most: `member`, `auditor` or `admin`.
-    role: String,
+    /// What you may ask for at most.
+    role: Word<Role>,
     /// What you showed: `access_token` or `api_key`.
     credential: String,
     /// What it allows, space-separated.
@@ -147,8 +152,8 @@ impl MeApi {
         _scheme: DescribesOAuth2,
         caller: Authenticated,
         request: &Request,
-        body: Json<NewApiKey>,
-    ) -> Result<Created<MadeApiKey>, ApiError<MakingOwn>> {
+        body: Json<ApiKeyRequest>,
+    ) -> Result<Created<CreatedApiKey>, ApiError<MakingOwn>> {
         let issued = app(request).issue_own_api_key(&caller.0, body.0.into()).await?;
         Ok(Created::Made(made(&issued), format!("/me/api-keys/{}", issued.row.id)))
     }

@@ -24,7 +24,7 @@ use crate::{
 
 /// What `POST /revoke` and `POST /introspect` take.
 #[derive(Object)]
-#[oai(rename = "TokenQuestion")]
+#[oai(rename = "PresentedToken")]
 struct TokenQuestionSchema {
     /// The token.
     #[oai(validator(min_length = 1, pattern = "^[^\\x00-\\x1F\\x7F-\\x9F]+$"))]

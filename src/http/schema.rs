@@ -5,7 +5,7 @@
 use std::{borrow::Cow, fmt::Display, str::FromStr};
 
 use poem_openapi::{
-    registry::{MetaSchema, MetaSchemaRef},
+    registry::{MetaSchema, MetaSchemaRef, Registry},
     types::{ParseError, ParseFromJSON, ParseFromParameter, ParseResult, ToJSON, Type},
 };
 use serde::{Deserialize, Deserializer, de::Error as _};
@@ -13,8 +13,8 @@ use serde_json::Value;
 
 use crate::{
     model::{
-        GrantType, Network, Networks, PrincipalName, ProjectName, Provider, Role, Scope, ScopeSet, Timestamp,
-        network::MOST_NETWORKS,
+        GrantType, Network, Networks, Outcome, PrincipalKind, PrincipalName, ProjectName, Provider, Role,
+        Scope, ScopeSet, Timestamp, network::MOST_NETWORKS,
     },
     secret::Secret,
 };
@@ -26,6 +26,8 @@ pub(super) const OURS: char = '\u{1}';
 pub(super) trait Described: FromStr<Err: Display> + Display + Send + Sync {
     /// What it is.
     const NAME: &'static str;
+    /// Its name in the specification, by which generated clients call it too; none where they have a type for it anyway.
+    const SCHEMA: Option<&'static str>;
     /// What it looks like.
     fn schema() -> MetaSchema;
 }
@@ -34,18 +36,27 @@ pub(super) trait Described: FromStr<Err: Display> + Display + Send + Sync {
 #[derive(Clone, Debug)]
 pub(super) struct Word<T>(pub(super) T);
 
-fn pattern(pattern: &str) -> MetaSchema {
-    MetaSchema { pattern: Some(pattern.to_owned()), ..MetaSchema::new("string") }
+fn pattern(description: &'static str, pattern: &str) -> MetaSchema {
+    MetaSchema {
+        description: Some(description),
+        pattern: Some(pattern.to_owned()),
+        ..MetaSchema::new("string")
+    }
 }
 
-fn one_of<const N: usize>(words: [&'static str; N]) -> MetaSchema {
-    MetaSchema { enum_items: words.map(Value::from).into(), ..MetaSchema::new("string") }
+fn one_of<const N: usize>(description: &'static str, words: [&'static str; N]) -> MetaSchema {
+    MetaSchema {
+        description: Some(description),
+        enum_items: words.map(Value::from).into(),
+        ..MetaSchema::new("string")
+    }
 }
 
 macro_rules! described {
-    ($($type:ty, $name:literal => $schema:expr;)*) => {$(
+    ($($type:ty, $name:literal, $schema_name:expr => $schema:expr;)*) => {$(
         impl Described for $type {
             const NAME: &'static str = $name;
+            const SCHEMA: Option<&'static str> = $schema_name;
             fn schema() -> MetaSchema {
                 $schema
             }
@@ -54,18 +65,19 @@ macro_rules! described {
 }
 
 described! {
-    PrincipalName, "name" => pattern("^[A-Za-z0-9][A-Za-z0-9._@-]{0,62}$");
-    ProjectName, "project" => pattern("^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$");
-    Provider, "provider" => pattern("^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$");
-    Role, "role" => one_of(Role::ALL.map(Role::as_str));
-    GrantType, "grant type" => one_of(GrantType::ALL.map(GrantType::as_str));
-    ScopeSet, "scope" => {
+    PrincipalName, "name", Some("PrincipalName") => pattern("The name of a user or service account.", "^[A-Za-z0-9][A-Za-z0-9._@-]{0,62}$");
+    ProjectName, "project", Some("ProjectName") => pattern("The name of a project.", "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$");
+    Provider, "provider", Some("Provider") => pattern("An LLM vendor.", "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$");
+    Role, "role", Some("Role") => one_of("What a principal may ask for at most.", Role::ALL.map(Role::as_str));
+    GrantType, "grant type", Some("GrantType") => one_of("A way to a token (RFC 6749).", GrantType::ALL.map(GrantType::as_str));
+    PrincipalKind, "principal kind", Some("PrincipalKind") => one_of("Person or machine.", PrincipalKind::ALL.map(PrincipalKind::as_str));
+    Outcome, "outcome", Some("Outcome") => one_of("How it ended.", Outcome::ALL.map(Outcome::as_str));
+    ScopeSet, "scope", Some("Scope") => {
         let names = Scope::ALL.map(Scope::as_str).join("|");
-        pattern(&format!("^({names})( ({names}))*$"))
+        pattern("Scopes, space-separated.", &format!("^({names})( ({names}))*$"))
     };
-    // An address, or an address and a prefix length.
-    Network, "network" => pattern("^[0-9A-Fa-f.:]{2,45}(/[0-9]{1,3})?$");
-    Timestamp, "moment" => MetaSchema::new_with_format("string", "date-time");
+    Network, "network", Some("Network") => pattern("An address, or an address and a prefix length.", "^[0-9A-Fa-f.:]{2,45}(/[0-9]{1,3})?$");
+    Timestamp, "moment", None => MetaSchema::new_with_format("string", "date-time");
 }
 
 /// A value that may be left out, but not be `null`.
@@ -105,7 +117,14 @@ impl<T: Described> Type for Word<T> {
     }
 
     fn schema_ref() -> MetaSchemaRef {
-        MetaSchemaRef::Inline(Box::new(T::schema()))
+        let named = T::SCHEMA.map(|name| MetaSchemaRef::Reference(name.to_owned()));
+        named.unwrap_or_else(|| MetaSchemaRef::Inline(Box::new(T::schema())))
+    }
+
+    fn register(registry: &mut Registry) {
+        if let Some(name) = T::SCHEMA {
+            registry.create_schema::<Self, _>(name.to_owned(), |_| T::schema());
+        }
     }
 
     fn as_raw_value(&self) -> Option<&Self> {
@@ -170,6 +189,10 @@ impl<const NULLABLE: bool> Type for NetworkList<NULLABLE> {
             nullable: NULLABLE,
             ..MetaSchema::new("array")
         }))
+    }
+
+    fn register(registry: &mut Registry) {
+        Word::<Network>::register(registry);
     }
 
     fn as_raw_value(&self) -> Option<&Self> {

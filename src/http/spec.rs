@@ -18,6 +18,7 @@ pub(super) fn document<T: OpenApi, W: Webhook>(service: &OpenApiService<T, W>) -
     order_schemes(&mut document);
     close_bodies(&mut document);
     require_nullable(&mut document);
+    mend_properties(&mut document);
     let paths = document["paths"].as_object_mut().into_iter().flat_map(serde_json::Map::values_mut);
     for operation in paths.filter_map(Value::as_object_mut).flat_map(serde_json::Map::values_mut) {
         let security = &mut operation["security"];
@@ -66,6 +67,20 @@ fn add_refusals(document: &mut Value) {
     for operation in paths.filter_map(Value::as_object_mut).flat_map(serde_json::Map::values_mut) {
         let takes_form = !operation["requestBody"]["content"][FORM].is_null();
         let family = if takes_form { "OAuthProblem" } else { "Problem" };
+        // A generated client knows one form of error per operation: where the operation has its own, as readiness has, that is it.
+        let responses = operation["responses"].as_object().into_iter().flatten();
+        let mut errors = responses.filter(|(status, _)| status.starts_with(['4', '5']));
+        let of_family = json!({ "$ref": format!("#/components/schemas/{family}") });
+        let is_of_family = |response: &Value| {
+            response["content"]
+                .as_object()
+                .into_iter()
+                .flatten()
+                .all(|(_, content)| content["schema"] == of_family)
+        };
+        if !errors.all(|(_, response)| is_of_family(response)) {
+            continue;
+        }
         let of_bodies = REFUSALS_OF_BODIES.into_iter().filter(|_| !operation["requestBody"].is_null());
         let statuses: Vec<_> = REFUSALS.into_iter().chain(of_bodies).collect();
         let Some(responses) = operation["responses"].as_object_mut() else { continue };
@@ -124,6 +139,22 @@ fn require_nullable(document: &mut Value) {
         let mut required = schema["required"].as_array().cloned().unwrap_or_default();
         required.extend(nullable);
         schema["required"] = Value::Array(required);
+    }
+}
+
+/// For the sake of generated clients: what is called `…_at` is a moment (RFC 3339), which they show as their language's own
+/// type, and a property of a named type is of that type and nothing else, where poem-openapi adds a second that says nothing.
+fn mend_properties(document: &mut Value) {
+    let schemas = document["components"]["schemas"].as_object_mut().into_iter().flatten();
+    let properties =
+        schemas.filter_map(|(_, schema)| schema.get_mut("properties")?.as_object_mut()).flatten();
+    for (name, property) in properties {
+        if name == "at" || name.ends_with("_at") {
+            property["format"] = json!("date-time");
+        }
+        if let Some(parts) = property.get_mut("allOf").and_then(Value::as_array_mut) {
+            parts.retain(|part| part.get("$ref").is_some());
+        }
     }
 }
 

@@ -12,10 +12,11 @@ use super::{
     observe::Visit,
     payload::JsonBody,
     quota::meter,
+    schema::Word,
 };
 use crate::{
     app::{Error, client::ClientCredentials, token::TokenRequest},
-    model::Action,
+    model::{Action, GrantType},
 };
 
 /// What `POST /token` takes.
@@ -23,25 +24,24 @@ use crate::{
 #[oai(rename = "TokenRequest")]
 pub(super) struct TokenRequestSchema {
     /// `password` for a person, `client_credentials` for a service account, `refresh_token` to go on with either.
-    #[oai(validator(pattern = "^(password|client_credentials|refresh_token)$"))]
-    grant_type: String,
+    grant_type: Word<GrantType>,
     /// The user's name, for the grant `password`.
-    #[oai(skip_serializing_if_is_none, validator(pattern = "^[^\\x00-\\x1F\\x7F-\\x9F]*$"))]
+    #[oai(skip_serializing_if_is_none)]
     username: Option<String>,
     /// The user's password, for the grant `password`.
-    #[oai(skip_serializing_if_is_none, validator(pattern = "^[^\\x00-\\x1F\\x7F-\\x9F]*$"))]
+    #[oai(skip_serializing_if_is_none)]
     password: Option<String>,
     /// The refresh token, for the grant `refresh_token`.
-    #[oai(skip_serializing_if_is_none, validator(pattern = "^[^\\x00-\\x1F\\x7F-\\x9F]*$"))]
+    #[oai(skip_serializing_if_is_none)]
     refresh_token: Option<String>,
     /// Space-separated scopes; `llm-keys:read`, or what was granted before, when absent.
-    #[oai(skip_serializing_if_is_none, validator(pattern = "^[^\\x00-\\x1F\\x7F-\\x9F]*$"))]
+    #[oai(skip_serializing_if_is_none)]
     scope: Option<String>,
     /// The service account, unless it is named in `Authorization: Basic`.
-    #[oai(skip_serializing_if_is_none, validator(pattern = "^[^\\x00-\\x1F\\x7F-\\x9F]*$"))]
+    #[oai(skip_serializing_if_is_none)]
     client_id: Option<String>,
     /// Its secret, likewise.
-    #[oai(skip_serializing_if_is_none, validator(pattern = "^[^\\x00-\\x1F\\x7F-\\x9F]*$"))]
+    #[oai(skip_serializing_if_is_none)]
     client_secret: Option<String>,
 }
 

@@ -6,7 +6,7 @@
 
 mod recorded;
 
-use std::str::FromStr;
+use std::{fmt, str::FromStr};
 
 pub use recorded::{Position, RecordedEvent};
 
@@ -150,6 +150,12 @@ impl Outcome {
             Self::Denied => "denied",
             Self::Failed => "failed",
         }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

@@ -15,6 +15,9 @@ pub enum PrincipalKind {
 }
 
 impl PrincipalKind {
+    /// Both kinds.
+    pub const ALL: [Self; 2] = [Self::User, Self::ServiceAccount];
+
     /// The name in the database and in the book.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -40,11 +43,17 @@ impl PrincipalKind {
     }
 }
 
+impl fmt::Display for PrincipalKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 impl FromStr for PrincipalKind {
     type Err = UnknownWord;
 
     fn from_str(text: &str) -> Result<Self, UnknownWord> {
-        [Self::User, Self::ServiceAccount].into_iter().find(|kind| kind.as_str() == text).ok_or(UnknownWord)
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or(UnknownWord)
     }
 }
 

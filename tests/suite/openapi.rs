@@ -63,3 +63,36 @@ fn every_operation_is_described() {
     assert_eq!(schemes["OAuth2"]["flows"]["password"]["tokenUrl"], "/token");
     assert_eq!(schemes["ApiKey"]["name"], "X-API-Key");
 }
+
+/// A client in another language knows one form of error per operation, and names its types after the schemas: two of the same
+/// name in one language, or one without a name, would be put right by hand in every language.
+#[test]
+fn clients_can_be_generated_from_it() {
+    let document: Value = serde_json::from_str(&keydesk::http::spec_json()).unwrap();
+    for (path, method, operation) in operations(&document) {
+        let mut errors = Vec::new();
+        for (status, response) in operation["responses"].as_object().unwrap() {
+            let shared = response["$ref"].as_str().map(|name| document.pointer(&name[1..]).unwrap());
+            for (_, content) in shared.unwrap_or(response)["content"].as_object().into_iter().flatten() {
+                let name = content["schema"]["$ref"].as_str();
+                let name =
+                    name.unwrap_or_else(|| panic!("{method} {path} {status}: a schema without a name"));
+                if status.starts_with(['4', '5']) {
+                    errors.push(name);
+                }
+            }
+        }
+        errors.dedup();
+        assert!(errors.len() <= 1, "{method} {path} has several forms of error: {errors:?}");
+    }
+    let schemas = document["components"]["schemas"].as_object().unwrap();
+    for (name, schema) in schemas {
+        // In Go `NewGrant` is what makes a `Grant`.
+        assert!(name.strip_prefix("New").is_none_or(|rest| !schemas.contains_key(rest)), "{name}");
+        for (property, schema) in schema["properties"].as_object().into_iter().flatten() {
+            assert!(schema["enum"].is_null(), "{name}.{property}: these words have no name");
+            let moment = property == "at" || property.ends_with("_at");
+            assert_eq!(schema["format"] == "date-time", moment, "{name}.{property}");
+        }
+    }
+}

@@ -11,7 +11,7 @@ use crate::{
     http::{
         Group,
         answer::{Created, Gone, Putting, Reading, Removing},
-        api_keys::{ApiKeyList, MadeApiKey, NewApiKey, made},
+        api_keys::{ApiKeyList, ApiKeyRequest, CreatedApiKey, made},
         credential::{Authenticated, DescribesOAuth2, Scopes, app},
         error::ApiError,
         json::Json,
@@ -73,8 +73,8 @@ impl ApiKeysApi {
         request: &Request,
         /// The user's name.
         username: Path<String>,
-        body: Json<NewApiKey>,
-    ) -> Result<Created<MadeApiKey>, ApiError<Putting>> {
+        body: Json<ApiKeyRequest>,
+    ) -> Result<Created<CreatedApiKey>, ApiError<Putting>> {
         let owner = owner(request, &caller.0, Action::ApiKeyIssue, USER, &username.0).await?;
         let issued = app(request).issue_api_key(&caller.0, &owner, body.0.into()).await?;
         Ok(Created::Made(made(&issued), format!("/admin/users/{owner}/api-keys/{}", issued.row.id)))
@@ -147,8 +147,8 @@ impl ApiKeysApi {
         request: &Request,
         /// The service account's name.
         name: Path<String>,
-        body: Json<NewApiKey>,
-    ) -> Result<Created<MadeApiKey>, ApiError<Putting>> {
+        body: Json<ApiKeyRequest>,
+    ) -> Result<Created<CreatedApiKey>, ApiError<Putting>> {
         let owner = owner(request, &caller.0, Action::ApiKeyIssue, ACCOUNT, &name.0).await?;
         let issued = app(request).issue_api_key(&caller.0, &owner, body.0.into()).await?;
         Ok(Created::Made(

@@ -1,7 +1,7 @@
 //! `/admin/audit-events`: the book.
 
 use poem::{Request, Result};
-use poem_openapi::{Enum, Object, OpenApi, param::Query};
+use poem_openapi::{Object, OpenApi, param::Query};
 
 use crate::{
     app::AuditFilter,
@@ -17,28 +17,6 @@ use crate::{
     model::{Outcome, Timestamp},
 };
 
-/// How it ended.
-#[derive(Enum)]
-#[oai(rename = "Outcome", rename_all = "lowercase")]
-enum OutcomeWord {
-    /// It was done.
-    Allowed,
-    /// The asker may not, or did not prove who they are.
-    Denied,
-    /// It could not be done.
-    Failed,
-}
-
-impl OutcomeWord {
-    const fn outcome(self) -> Outcome {
-        match self {
-            Self::Allowed => Outcome::Allowed,
-            Self::Denied => Outcome::Denied,
-            Self::Failed => Outcome::Failed,
-        }
-    }
-}
-
 /// One line of the book.
 #[derive(Object)]
 struct AuditEvent {
@@ -52,8 +30,8 @@ struct AuditEvent {
     seq: i64,
     /// What was done: `noun.verb`.
     action: String,
-    /// `allowed`, `denied` or `failed`.
-    outcome: String,
+    /// How it ended.
+    outcome: Word<Outcome>,
     /// Who.
     actor: String,
     /// The principal's identifier, where the actor is one.
@@ -131,7 +109,7 @@ impl AuditApi {
         /// Only this action, such as `token.issue`.
         action: Query<Option<String>>,
         /// Only what ended so.
-        outcome: Query<Option<OutcomeWord>>,
+        outcome: Query<Option<Word<Outcome>>>,
         /// Only from this moment on (RFC 3339).
         since: Query<Option<Word<Timestamp>>>,
         /// Only before this moment (RFC 3339).
@@ -149,7 +127,7 @@ impl AuditApi {
         let filter = AuditFilter {
             actor: principal.0,
             action: action.0,
-            outcome: outcome.0.map(|word| word.outcome().as_str().to_owned()),
+            outcome: outcome.0.map(|word| word.0.as_str().to_owned()),
             since: since.0.map(|word| word.0),
             until: until.0.map(|word| word.0),
         };

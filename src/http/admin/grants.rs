@@ -26,7 +26,7 @@ use crate::{
 /// What a grant is to cover.
 #[derive(Object, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct NewGrant {
+struct GrantRequest {
     /// Only these providers; null is all of the project's, present and future.
     #[serde(deserialize_with = "nullable")]
     #[oai(nullable, validator(min_items = 1))]
@@ -93,7 +93,7 @@ impl GrantsApi {
         project: Path<String>,
         /// The name of the user or service account.
         principal: Path<String>,
-        body: Json<NewGrant>,
+        body: Json<GrantRequest>,
     ) -> Result<Gone, ApiError<Putting>> {
         let app = app(request);
         let project: ProjectName = app.named(&caller.0, Scope::Admin, Action::GrantSet, &project.0).await?;

@@ -12,7 +12,7 @@ use crate::{
         payload::{JsonBody, list},
         schema::{NetworkList, Word, present},
     },
-    model::{GrantType, ProjectName, Role},
+    model::{GrantType, PrincipalKind, ProjectName, Role},
 };
 
 /// A user or service account.
@@ -20,14 +20,14 @@ use crate::{
 pub(super) struct Principal {
     /// Its identifier, the `sub` of its access tokens.
     id: String,
-    /// `user` or `service_account`.
-    kind: String,
+    /// Person or machine.
+    kind: Word<PrincipalKind>,
     /// Its name; for a service account also the OAuth `client_id`.
     name: String,
-    /// What it may ask for at most: `member`, `auditor` or `admin`.
-    role: String,
+    /// What it may ask for at most.
+    role: Word<Role>,
     /// The grant types it may use at the token endpoint.
-    grant_types: Vec<String>,
+    grant_types: Vec<Word<GrantType>>,
     /// From which networks its credentials may be used; null is anywhere.
     #[oai(nullable)]
     networks: Option<Vec<String>>,

@@ -24,7 +24,7 @@ use crate::{
 /// A project to be made.
 #[derive(Object, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct NewProject {
+struct ProjectRequest {
     /// The name. Upper case is folded.
     name: Word<ProjectName>,
 }
@@ -76,7 +76,7 @@ impl ProjectsApi {
         #[oai(scope = "Scopes::Admin")] _scheme: DescribesOAuth2,
         caller: Authenticated,
         request: &Request,
-        body: Json<NewProject>,
+        body: Json<ProjectRequest>,
     ) -> Result<Created<Project>, ApiError<Making>> {
         let project = app(request).create_project(&caller.0, body.0.name.0).await?;
         Ok(Created::Made(JsonBody::of(&project), format!("/admin/projects/{}", project.name)))

@@ -27,7 +27,7 @@ use crate::{
 /// A provider key to be stored.
 #[derive(Object, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct NewProviderKey {
+struct ProviderKeyRequest {
     /// The key as the provider issued it. Placeholders and masked texts are refused.
     key: Secret,
     /// In how many seconds it expires at the provider: then it is not handed out any more, and two weeks before there is an
@@ -137,12 +137,12 @@ impl ProviderKeysApi {
         project: Path<String>,
         /// The provider, for example `openai`.
         provider: Path<String>,
-        body: Json<NewProviderKey>,
+        body: Json<ProviderKeyRequest>,
     ) -> Result<StoredAnswer, ApiError<Putting>> {
         let app = app(request);
         let project: ProjectName = app.named(&caller.0, SCOPE, Action::ProviderKeySet, &project.0).await?;
         let provider: Provider = app.named(&caller.0, SCOPE, Action::ProviderKeySet, &provider.0).await?;
-        let NewProviderKey { key, expires_in } = body.0;
+        let ProviderKeyRequest { key, expires_in } = body.0;
         let lifetime = expires_in.map(|seconds| Duration::from_secs(u64::from(seconds)));
         let set = app.set_provider_key(&caller.0, &project, &provider, &key, lifetime).await?;
         let shown = JsonBody::of(&set);

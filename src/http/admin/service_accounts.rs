@@ -33,8 +33,7 @@ const OVERLAP: u32 = 24 * 60 * 60;
 /// A service account to be made.
 #[derive(Object, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[oai(rename = "NewServiceAccount")]
-struct AccountToMake {
+struct ServiceAccountRequest {
     /// The name, which is also the OAuth `client_id`. Upper case is folded.
     name: Word<PrincipalName>,
     /// What it may ask for at most; `member` when absent.
@@ -53,7 +52,7 @@ struct AccountToMake {
 
 /// A new service account. Its credentials are shown this once.
 #[derive(Object)]
-struct MadeServiceAccount {
+struct CreatedServiceAccount {
     /// Its identifier, the `sub` of its access tokens.
     id: String,
     /// Its name, for the token endpoint.
@@ -72,7 +71,7 @@ struct MadeServiceAccount {
 /// How to rotate a client secret.
 #[derive(Object, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct SecretRotation {
+struct ClientSecretRotation {
     /// For how many seconds the old secret stays valid; a day when absent.
     #[serde(default, deserialize_with = "present")]
     #[oai(skip_serializing_if_is_none, validator(minimum(value = "0"), maximum(value = "31536000")))]
@@ -81,7 +80,7 @@ struct SecretRotation {
 
 /// A new client secret, which is shown this once.
 #[derive(Object)]
-struct MadeClientSecret {
+struct ClientSecret {
     /// The service account.
     client_id: String,
     /// Its new secret, for the token endpoint.
@@ -121,9 +120,9 @@ impl ServiceAccountsApi {
         #[oai(scope = "Scopes::Admin")] _scheme: DescribesOAuth2,
         caller: Authenticated,
         request: &Request,
-        body: Json<AccountToMake>,
-    ) -> Result<Created<MadeServiceAccount>, ApiError<MakingWith>> {
-        let AccountToMake { name, role, projects: granted, networks } = body.0;
+        body: Json<ServiceAccountRequest>,
+    ) -> Result<Created<CreatedServiceAccount>, ApiError<MakingWith>> {
+        let ServiceAccountRequest { name, role, projects: granted, networks } = body.0;
         let networks = networks.map_or(Networks::ANYWHERE, |networks| networks.0);
         let role = role.map_or(Role::Member, |role| role.0);
         let new = app(request)
@@ -204,8 +203,8 @@ impl ServiceAccountsApi {
         request: &Request,
         /// The service account's name.
         name: Path<String>,
-        body: Json<SecretRotation>,
-    ) -> Result<JsonBody<MadeClientSecret>, ApiError<Putting>> {
+        body: Json<ClientSecretRotation>,
+    ) -> Result<JsonBody<ClientSecret>, ApiError<Putting>> {
         let app = app(request);
         let name = app.named(&caller.0, Scope::Admin, Action::ClientSecretRotate, &name.0).await?;
         let overlap = Duration::from_secs(u64::from(body.0.overlap_seconds.unwrap_or(OVERLAP)));
@@ -214,7 +213,7 @@ impl ServiceAccountsApi {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the credentials are shown to who asked for them")]
-fn made(new: &NewServiceAccount) -> JsonBody<MadeServiceAccount> {
+fn made(new: &NewServiceAccount) -> JsonBody<CreatedServiceAccount> {
     JsonBody::of(&serde_json::json!({
         "id": new.account.id,
         "client_id": new.account.name,
@@ -226,6 +225,6 @@ fn made(new: &NewServiceAccount) -> JsonBody<MadeServiceAccount> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the new client secret is shown to who asked for it")]
-fn rotated(name: &PrincipalName, secret: &Secret) -> JsonBody<MadeClientSecret> {
+fn rotated(name: &PrincipalName, secret: &Secret) -> JsonBody<ClientSecret> {
     JsonBody::of(&serde_json::json!({ "client_id": name, "client_secret": secret.expose() }))
 }

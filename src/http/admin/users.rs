@@ -31,8 +31,7 @@ const KIND: PrincipalKind = PrincipalKind::User;
 /// A user to be made.
 #[derive(Object, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[oai(rename = "NewUser")]
-struct UserToMake {
+struct UserRequest {
     /// The name. Upper case is folded.
     name: Word<PrincipalName>,
     /// The password.
@@ -101,9 +100,9 @@ impl UsersApi {
         #[oai(scope = "Scopes::Admin")] _scheme: DescribesOAuth2,
         caller: Authenticated,
         request: &Request,
-        body: Json<UserToMake>,
+        body: Json<UserRequest>,
     ) -> Result<Created<Principal>, ApiError<MakingWith>> {
-        let UserToMake { name, password, role, projects: granted, networks } = body.0;
+        let UserRequest { name, password, role, projects: granted, networks } = body.0;
         let networks = networks.map_or(Networks::ANYWHERE, |networks| networks.0);
         let role = role.map_or(Role::Member, |role| role.0);
         let new = NewUser { name: name.0, role, password, projects: projects(granted), networks };
