@@ -4,6 +4,7 @@ use super::{
     Client, State,
     environment::Environment,
     error::Error,
+    keychain::Keychain,
     offline::Offline,
     profiles::{Account, MAX_OFFLINE, Profile, Profiles},
     session::{self, Keeper, Session},
@@ -45,7 +46,7 @@ pub async fn log_in(
         (Account::User(username), Some(password)) => {
             let wire = Wire::new(&profile.url, &manner(&profile))?;
             let tokens = session::password(&wire, username.as_str(), password).await?;
-            let session = Session::new(Some(State::open(environment)?), profile.name.to_string());
+            let session = session_of(&profile, environment)?;
             Standing::LoggedIn(session.begin(&wire, tokens).await?)
         }
         (Account::User(_), None) => return Err(Error::failed("a user logs in with a password")),
@@ -64,7 +65,7 @@ pub async fn log_in(
 /// forgotten here all the same, and the error says so.
 pub async fn log_out(environment: &Environment, profile: &Profile) -> Result<bool, Error> {
     Offline::new(State::open(environment)?, profile.name.as_str(), MAX_OFFLINE).wipe()?;
-    let session = Session::new(Some(State::open(environment)?), profile.name.to_string());
+    let session = session_of(profile, environment)?;
     let wire = Wire::new(&profile.url, &manner(profile));
     session.end(wire.as_ref().map_err(Clone::clone), &profile.url).await
 }
@@ -74,12 +75,17 @@ pub fn standing(environment: &Environment, profile: &Profile) -> Result<Standing
     if matches!(profile.who, Account::ServiceAccount(_)) {
         return Ok(Standing::NotNeeded);
     }
-    let session = Session::new(Some(State::open(environment)?), profile.name.to_string());
+    let session = session_of(profile, environment)?;
     Ok(match session.read() {
         Ok(Some(kept)) => kept.keeper().map_or(Standing::LoggedOut, Standing::LoggedIn),
         Ok(None) => Standing::LoggedOut,
         Err(_) => Standing::NotOurs,
     })
+}
+
+fn session_of(profile: &Profile, environment: &Environment) -> Result<Session, Error> {
+    let (state, keychain) = (State::open(environment)?, Keychain::of(environment));
+    Ok(Session::new(Some(state), keychain, profile.name.to_string()))
 }
 
 fn manner(profile: &Profile) -> Manner<'_> {

@@ -28,6 +28,7 @@ use crate::{
 pub use environment::{Environment, VARIABLES};
 pub use error::{Error, Kind};
 pub use health::{Readiness, own_readiness, readiness};
+use keychain::Keychain;
 pub use keys::{Etag, Handed, Keys, LlmKey, OpenedKey};
 pub use login::{Standing, log_in, log_out, standing};
 use offline::Offline;
@@ -89,7 +90,7 @@ impl Client {
             None => None,
         };
         let state = if matches!(who.credential, Credential::Session) { Some(state?) } else { state.ok() };
-        let session = Session::new(state, who.kept_as());
+        let session = Session::new(state, Keychain::of(environment), who.kept_as());
         Ok(Self { who, wire, session, offline })
     }
 

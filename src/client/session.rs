@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::{
     error::{Error, Kind},
-    keychain,
+    keychain::Keychain,
     state::State,
     who::{Credential, Who},
     wire::{Answer, Wire},
@@ -62,12 +62,13 @@ pub(super) struct Tokens {
 pub(super) struct Session {
     /// `None` for a service account on a machine where nothing can be kept.
     state: Option<State>,
+    keychain: Keychain,
     name: String,
 }
 
 impl Session {
-    pub(super) fn new(state: Option<State>, name: String) -> Self {
-        Self { state, name }
+    pub(super) fn new(state: Option<State>, keychain: Keychain, name: String) -> Self {
+        Self { state, keychain, name }
     }
 
     fn file(&self) -> String {
@@ -153,7 +154,7 @@ impl Session {
     /// The refresh token, wherever it is.
     async fn refresh_token(&self, kept: &Kept, url: &str) -> Result<Option<Secret>, Error> {
         match kept {
-            Kept { keeper: Some(Keeper::Keyring), .. } => keychain::find(&self.account(url)).await,
+            Kept { keeper: Some(Keeper::Keyring), .. } => self.keychain.find(&self.account(url)).await,
             #[expect(clippy::disallowed_methods, reason = "a copy of the token, to be shown to the desk")]
             Kept { refresh_token, .. } => Ok(refresh_token.as_ref().map(|token| Secret::new(token.expose()))),
         }
@@ -170,7 +171,7 @@ impl Session {
         let mut keeper = Keeper::File;
         if in_keyring
             && let Some(token) = &kept.refresh_token
-            && keychain::keep(&self.account(url), token).await
+            && self.keychain.keep(&self.account(url), token).await
         {
             kept.refresh_token = None;
             keeper = Keeper::Keyring;
@@ -230,7 +231,7 @@ impl Session {
             _ => Ok(()),
         };
         if let Ok(Some(Kept { keeper: Some(Keeper::Keyring), .. })) = &kept {
-            keychain::forget(&self.account(url)).await;
+            self.keychain.forget(&self.account(url)).await;
         }
         state.remove(&self.file())?;
         told.map(|()| !matches!(kept, Ok(None)))

@@ -79,6 +79,7 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
             "tokio",
             "toml",
             "toml_edit",
+            "zbus",
             "zeroize",
         ],
     ),
@@ -193,6 +194,7 @@ const CRATES: &[&str] = &[
     "zxcvbn",
     "whoami",
     "x509_parser",
+    "zbus",
     "zeroize",
 ];
 
