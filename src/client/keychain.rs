@@ -1,5 +1,5 @@
 //! The operating system's keyring, where there is one that can be used without asking anybody: on Linux the Secret Service of
-//! the session's bus (GNOME Keyring, KWallet, KeePassXC).
+//! the session's bus (`gnome-keyring`, `KWallet`, `KeePassXC`).
 //!
 //! Commands of this program run in scripts and below other programs, so nothing is tried that could start a service, open a
 //! window or take long: the keyring has to be there already, and unlocked. Elsewhere, as on macOS so far, a sealed file takes
