@@ -480,7 +480,12 @@ def container(layout, tmp_path):
         started.append((name, child))
         return child
 
-    yield start, bundle, volume, lambda name, *command: run("runc", "--root", tmp_path / "state", *command, name)
+    probe = start("probe", "-V")
+    said, _ = probe.communicate(timeout=60)
+    if probe.returncode != 0 and "keydesk" not in said.replace(str(tmp_path), ""):
+        pytest.skip(f"runc cannot run here: {said.strip()}")
+    assert probe.returncode == 0, said
+    yield start, bundle, volume
     for name, child in started:
         subprocess.run(["runc", "--root", tmp_path / "state", "delete", "--force", name], capture_output=True)
         child.kill()
@@ -488,7 +493,7 @@ def container(layout, tmp_path):
 
 
 def test_the_image_serves_the_first_key(container, layout):
-    start, bundle, volume, _ = container
+    start, bundle, volume = container
     config = config_of(layout)["config"]
     assert config["User"] == f"{NOBODY}:{NOBODY}" and config["Healthcheck"]["Test"] == ["CMD", "/keydesk", "health"]
     size = sum(path.lstat().st_size for path in (bundle / "rootfs").rglob("*") if not path.is_dir())
@@ -520,6 +525,6 @@ def test_the_image_serves_the_first_key(container, layout):
 
 def test_without_a_word_about_the_network_the_image_does_not_serve(container):
     """Its own configuration listens to everybody, which needs a certificate or the operator's word."""
-    start, _, volume, _ = container
+    start, _, volume = container
     said, _ = (child := start("desk", "serve")).communicate(timeout=60)
     assert child.returncode == 1 and "insecure_listen" in said and list(volume.iterdir()) == []
