@@ -11,6 +11,7 @@ use super::{failure::Failure, output::Output, prompt};
 use crate::{
     client::{self, Account, Environment, Keeper, Profile, Profiles, Standing},
     model::{PrincipalName, ProfileName, ProjectName},
+    secret::Secret,
 };
 
 #[derive(Debug, Args)]
@@ -50,6 +51,13 @@ pub(super) struct Logout {
     profile: Option<ProfileName>,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct Passwd {
+    /// The profile, instead of the one that is chosen
+    #[arg(long, value_name = "NAME")]
+    profile: Option<ProfileName>,
+}
+
 impl Login {
     pub(super) async fn run(self, out: Output) -> Result<(), Failure> {
         let environment = Environment::capture();
@@ -76,7 +84,10 @@ impl Login {
             insecure: self.insecure,
             offline: self.offline,
         };
-        let standing = client::log_in(&environment, profile.clone(), password.as_ref()).await?;
+        let mut standing = client::log_in(&environment, profile.clone(), password.as_ref()).await?;
+        if let (Standing::NewPasswordNeeded, Some(old)) = (standing, &password) {
+            standing = with_a_new_password(&environment, &profile, old).await?;
+        }
         let (name, who) = (&profile.name, described(&profile.who));
         out.done(format_args!("profile {name}: {who} at {}{}", profile.url, kept(standing)))
     }
@@ -97,6 +108,34 @@ fn ask_username(password_stdin: bool) -> Result<PrincipalName, Failure> {
     let typed = if password_stdin { None } else { prompt::line("Username: ")? };
     let typed = typed.ok_or_else(|| Failure::Usage("say who you are with --username".to_owned()))?;
     typed.parse().map_err(|error| Failure::Usage(format!("{error}")))
+}
+
+/// Asks for a new password, changes the old one to it, and logs in with it.
+async fn with_a_new_password(
+    environment: &Environment,
+    profile: &Profile,
+    old: &Secret,
+) -> Result<Standing, Failure> {
+    let Account::User(username) = &profile.who else {
+        return Err(Failure::Failed("a service account has no password".to_owned()));
+    };
+    let new = prompt::changed_password(username)?;
+    client::change_password(profile, old, &new).await?;
+    Ok(client::log_in(environment, profile.clone(), Some(&new)).await?)
+}
+
+impl Passwd {
+    pub(super) async fn run(self, out: Output) -> Result<(), Failure> {
+        let environment = Environment::capture();
+        let profiles = Profiles::open(&environment)?;
+        let profile = profiles.chosen(self.profile.as_ref(), &environment)?;
+        let Account::User(username) = &profile.who else {
+            return Err(Failure::Failed("a service account has no password".to_owned()));
+        };
+        let old = prompt::password(username, false)?;
+        let standing = with_a_new_password(&environment, profile, &old).await?;
+        out.done(format_args!("the password of {username} is changed{}", kept(standing)))
+    }
 }
 
 /// Who a profile is, in a word.

@@ -16,13 +16,7 @@ const MAX_BYTES: u64 = 16 * 1024;
 /// A new password for `name`: asked for twice, or read from standard input.
 pub(super) fn new_password(name: &PrincipalName, from_stdin: bool) -> Result<Secret, Failure> {
     if io::stdin().is_terminal() {
-        let password = ask(&format!("Password for {name}: "))?;
-        let again = ask("The same again: ")?;
-        return if same(&password, &again) {
-            Ok(password)
-        } else {
-            Err(Failure::Failed("the two passwords are not the same; nothing was changed".to_owned()))
-        };
+        return twice(&format!("Password for {name}: "));
     }
     if from_stdin { read_stdin() } else { Err(no_terminal()) }
 }
@@ -55,9 +49,27 @@ pub(super) fn line(question: &str) -> Result<Option<String>, Failure> {
     Ok(Some(text.trim().to_owned()))
 }
 
+/// The password that `name` is going to have instead: asked for twice, always of a person.
+pub(super) fn changed_password(name: &PrincipalName) -> Result<Secret, Failure> {
+    if !io::stdin().is_terminal() {
+        return Err(Failure::Failed(format!(
+            "{name} has to choose a new password, and there is no terminal to ask for it on"
+        )));
+    }
+    twice(&format!("New password of {name}: "))
+}
+
 /// A key: asked for, or read from standard input if that is not a terminal.
 pub(super) fn key(what: &str) -> Result<Secret, Failure> {
     if io::stdin().is_terminal() { ask(&format!("Key of {what}: ")) } else { read_stdin() }
+}
+
+fn twice(question: &str) -> Result<Secret, Failure> {
+    let password = ask(question)?;
+    if same(&password, &ask("The same again: ")?) {
+        return Ok(password);
+    }
+    Err(Failure::Failed("the two passwords are not the same; nothing was changed".to_owned()))
 }
 
 fn ask(question: &str) -> Result<Secret, Failure> {

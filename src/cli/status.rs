@@ -49,7 +49,7 @@ fn session(standing: Standing) -> &'static str {
     match standing {
         Standing::LoggedIn(Keeper::Keyring) => "in the keyring",
         Standing::LoggedIn(Keeper::File) => "in a sealed file",
-        Standing::LoggedOut => "logged out",
+        Standing::LoggedOut | Standing::NewPasswordNeeded => "logged out",
         Standing::NotOurs => "of another machine or user",
         Standing::NotNeeded => "not needed",
     }

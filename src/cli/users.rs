@@ -119,8 +119,13 @@ pub(super) async fn run(desk: &Desk, command: Command) -> Result<(), Failure> {
         Command::Add { name, role, projects, from, password_stdin } => {
             let networks = networks(from)?;
             let password = prompt::new_password(&name, password_stdin)?;
+            let next = if projects.is_empty() {
+                format!("; to let them fetch keys: keydesk grant add {name} PROJECT")
+            } else {
+                String::new()
+            };
             let user = app.create_user(caller, NewUser { name, role, password, projects, networks }).await?;
-            out.object(&user, format_args!("user {} is made", user.name))
+            out.object(&user, format_args!("user {} is made{next}", user.name))
         }
         Command::List => list(desk, KIND).await,
         Command::Show { name } => show(desk, &name).await,
@@ -148,7 +153,7 @@ async fn reset_password(desk: &Desk, name: &PrincipalName) -> Result<(), Failure
     let undo = format_args!("run the command again");
     desk.out.credentials(&value, &[("password", &reset.password)], undo)?;
     output::hint(format_args!(
-        "it must be changed with PUT /me/password before {}",
+        "it is good for its own change only, before {}: `keydesk login` asks for a new one, and so does PUT /me/password",
         output::minute(reset.expires_at)
     ));
     Ok(())

@@ -26,6 +26,11 @@ pub(super) enum Command {
     /// Log out: the desk ends the session, and it is forgotten here
     #[command(after_help = "Examples:\n  keydesk logout\n  keydesk logout --profile work")]
     Logout(login::Logout),
+    /// Change your password at the desk
+    ///
+    /// Asks for the one that you have, and for the new one. Every session of yours ends, and a new one begins here.
+    #[command(after_help = "Examples:\n  keydesk passwd\n  keydesk passwd --profile work")]
+    Passwd(login::Passwd),
     /// Choose the profile that is used if nothing else is said
     #[command(after_help = "Example:\n  keydesk use work")]
     Use {
@@ -89,6 +94,7 @@ pub(super) fn run(command: Command, out: Output) -> Result<(), Failure> {
         match command {
             Command::Login(login) => login.run(out).await,
             Command::Logout(logout) => logout.run(out).await,
+            Command::Passwd(passwd) => passwd.run(out).await,
             Command::Use { name } => login::choose(&name, out),
             Command::Whoami { whose } => status::whoami(whose.client()?, out).await,
             Command::Status => status::status(out),

@@ -20,6 +20,8 @@ pub enum Standing {
     LoggedIn(Keeper),
     /// There is none.
     LoggedOut,
+    /// There is none yet: the password is a one-time one, good for its own change and nothing else.
+    NewPasswordNeeded,
     /// There is one of another machine or user.
     NotOurs,
     /// A service account, which needs none.
@@ -46,6 +48,9 @@ pub async fn log_in(
         (Account::User(username), Some(password)) => {
             let wire = Wire::new(&profile.url, &manner(&profile))?;
             let tokens = session::password(&wire, username.as_str(), password).await?;
+            if tokens.are_for_a_new_password() {
+                return Ok(Standing::NewPasswordNeeded);
+            }
             let session = session_of(&profile, environment)?;
             Standing::LoggedIn(session.begin(&wire, tokens).await?)
         }
@@ -59,6 +64,15 @@ pub async fn log_in(
     Offline::new(State::open(environment)?, profile.name.as_str(), MAX_OFFLINE).wipe()?;
     profiles.put(&profile)?;
     Ok(standing)
+}
+
+/// Changes the password of the user of a profile. Every session of theirs ends, this one too.
+pub async fn change_password(profile: &Profile, old: &Secret, new: &Secret) -> Result<(), Error> {
+    let Account::User(username) = &profile.who else {
+        return Err(Error::failed("a service account has no password"));
+    };
+    let wire = Wire::new(&profile.url, &manner(profile))?;
+    session::change_password(&wire, username.as_str(), old, new).await
 }
 
 /// Ends the session of a profile, here and at the desk; `Ok(false)` if there was none. If the desk cannot be told, it is

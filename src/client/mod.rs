@@ -30,7 +30,7 @@ pub use error::{Error, Kind};
 pub use health::{Readiness, own_readiness, readiness};
 use keychain::Keychain;
 pub use keys::{Etag, Handed, Keys, LlmKey, OpenedKey};
-pub use login::{Standing, log_in, log_out, standing};
+pub use login::{Standing, change_password, log_in, log_out, standing};
 use offline::Offline;
 pub use profiles::{Account, Profile, Profiles, offline as offline_age};
 pub use session::Keeper;

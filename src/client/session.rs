@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     crypto,
-    model::{Clock as _, SystemClock, Timestamp},
+    model::{Clock as _, Scope, SystemClock, Timestamp},
     secret::Secret,
 };
 
@@ -55,6 +55,21 @@ pub(super) struct Tokens {
     access_token: Secret,
     expires_in: u64,
     refresh_token: Option<Secret>,
+    scope: Option<String>,
+}
+
+impl Tokens {
+    /// Whether they are good for a change of the password and nothing else: it was a one-time password.
+    pub(super) fn are_for_a_new_password(&self) -> bool {
+        self.scope.as_deref() == Some(Scope::PasswordChange.as_str())
+    }
+}
+
+/// The body of `PUT /me/password`.
+#[derive(Serialize)]
+struct Change<'a> {
+    old_password: &'a str,
+    new_password: &'a str,
 }
 
 /// The session of one principal at one desk.
@@ -275,6 +290,25 @@ pub(super) async fn password(wire: &Wire, username: &str, password: &Secret) -> 
         )));
     }
     tokens(wire, &answer)
+}
+
+/// Changes a password by the one that there is; every session of its user ends.
+#[expect(clippy::disallowed_methods, reason = "the passwords are shown to the desk")]
+pub(super) async fn change_password(
+    wire: &Wire,
+    username: &str,
+    old: &Secret,
+    new: &Secret,
+) -> Result<(), Error> {
+    let tokens = password(wire, username, old).await?;
+    let change = Change { old_password: old.expose(), new_password: new.expose() };
+    let mut body = Zeroizing::new(Vec::with_capacity(4096));
+    serde_json::to_writer(&mut *body, &change).map_err(Error::failed)?;
+    let answer = wire.put("/me/password", &tokens.access_token, &body).await?;
+    if answer.status.is_success() {
+        return Ok(());
+    }
+    Err(Error::failed(format_args!("{} does not change the password: {}", wire.url(), answer.said())))
 }
 
 #[expect(clippy::disallowed_methods, reason = "the client secret is shown to the desk")]

@@ -126,6 +126,16 @@ impl Wire {
         .await
     }
 
+    /// `PUT path` with JSON as whoever has the token.
+    #[expect(clippy::disallowed_methods, reason = "the token is shown to the desk")]
+    pub(super) async fn put(&self, path: &str, token: &Secret, body: &[u8]) -> Result<Answer, Error> {
+        self.send(|| {
+            let request = self.http.put(format!("{}{path}", self.url)).bearer_auth(token.expose());
+            request.header(header::CONTENT_TYPE, "application/json").body(body.to_vec())
+        })
+        .await
+    }
+
     /// `POST path` with a form.
     pub(super) async fn post(&self, path: &str, fields: &[(&str, &str)]) -> Result<Answer, Error> {
         self.post_within(PATIENCE, path, fields).await
