@@ -12,7 +12,8 @@ HTML comments before a fence, which a reader does not see, say the rest:
     <!-- file: name -->     the reader saves this under that name
     <!-- server: ended -->  the server is ended before this is typed
 
-A server that a document starts has a terminal of its own, and the text goes on at another one; a second server means that the
+A workflow of GitHub Actions is run as its runner would, and what an agent's settings name as the command for its key is called as the
+agent would. A server that a document starts has a terminal of its own, and the text goes on at another one; a second server means that the
 first was ended with Ctrl-C. A document that does not begin with one is read at a desk that is there.
 """
 
@@ -63,7 +64,7 @@ class Fence:
 
 
 def name_of(path):
-    return str(path.relative_to(ROOT))
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path.name)
 
 
 @functools.cache
@@ -218,11 +219,8 @@ def loose(line):
 
 # The reader.
 
-PHRASES = {"admin": "a long phrase of your own"}
-
-
-def phrase(name):
-    return PHRASES.get(name, f"what {name} made up for this")
+AGENTS = ("aider", "opencode")
+ADMIN = "a long phrase of your own"
 
 
 class Missing(Exception):
@@ -289,11 +287,13 @@ class Reader:
     # What is asked at a terminal, and by whom: see `answer`.
     QUESTIONS = [
         r"Password (?:of|for) ([\w.-]+)(?: at \S+)?: ",
+        r"New password of ([\w.-]+): ",
         r"The same again: ",
         r"Key of ([\w.-]+)[^\n]*: ",
     ]
 
     def __init__(self, path, scratch, binary=BINARY):
+        self.binary = binary
         self.path, self.scratch, self.numbers = path, scratch, itertools.count(1)
         self.port, self.metrics = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -309,9 +309,13 @@ class Reader:
             f'#!/bin/sh\n[ "$1 $2 $3" = "run --release --" ] && shift 3 && exec {binary} "$@"\n'
             f'[ "$*" = "install --path ." ] && exec ln -s {binary} {self.bin}/keydesk\necho "not a cargo" >&2; exit 1\n')
         (self.bin / "cargo").chmod(0o755)
+        # Programs of other people's that are to find their keys in the environment, as they do themselves.
+        for agent in AGENTS:
+            (self.bin / agent).write_text('#!/bin/sh\n[ -n "$OPENAI_API_KEY$ANTHROPIC_API_KEY" ]\n')
+            (self.bin / agent).chmod(0o755)
         self.closing = contextlib.ExitStack()
         self.shells, self.server = {}, None
-        self.provider_keys, self.log = {}, []
+        self.provider_keys, self.phrases, self.log = {}, {"admin": ADMIN}, []
 
     def environment(self):
         """Nothing of whoever runs the tests."""
@@ -324,8 +328,10 @@ class Reader:
     def answer(self, question, last):
         """What the reader types when asked."""
         asked = question[0]
-        if asked.startswith("Password"):
-            return phrase(question[1])
+        if asked.startswith("New"):
+            self.phrases[question[1]] = f"what {question[1]} made up on {secrets.token_hex(4)}"
+        if asked.startswith(("New", "Password")):
+            return self.phrases.setdefault(question[1], f"what {question[1]} made up for this")
         return last if asked.startswith("The same") else self.provider_key(f"sk-proj-{secrets.token_hex(20)}")
 
     # What is the reader's own.
@@ -340,6 +346,7 @@ class Reader:
         """What the text cannot know is put in its place: where the desk listens, keys of providers, other machines."""
         text = re.sub(r"(127\.0\.0\.1|localhost):8000", f"127.0.0.1:{self.port}", text)
         text = text.replace("https://keys.example.com", self.url)
+        text = text.replace("https://downloads.example.com/keydesk", f"file://{self.binary}")
         text = text.replace("127.0.0.1:9464", f"127.0.0.1:{self.metrics}")
         text = text.replace("/mnt/elsewhere", str(self.elsewhere)).replace("/etc/keydesk", str(self.etc))
         text = re.sub(r"(sk-proj-|sk-ant-|sk-|AIza)…", lambda key: self.provider_key(key[1]), text)
@@ -379,7 +386,7 @@ class Reader:
     def desk_that_is_there(self):
         """The one of the quick start, in the reader's directory."""
         keys = " ".join(f"{name}_API_KEY={start}…" for name, start in (("OPENAI", "sk-proj-"), ("ANTHROPIC", "sk-ant-")))
-        self.serve(f"export {keys} KEYDESK_ADMIN_PASSWORD='{phrase('admin')}'\nkeydesk serve\n", None)
+        self.serve(f"export {keys} KEYDESK_ADMIN_PASSWORD='{ADMIN}'\nkeydesk serve\n", None)
         # It has been there for a while: the first checkpoint of its book is written.
         deadline = time.monotonic() + 30
         while not (self.home / "keydesk-data" / "audit.checkpoints").exists():
@@ -455,6 +462,8 @@ class Reader:
             shell = self.shell(block.marks.get("as", "reader"))
             status, output = shell.run(self.stand_ins(command))
             self.log.append((command, output))
+            if reset := re.search(r"user reset-password (\w+)", command):
+                self.phrases[reset[1]] = re.search(r"^password\s+(\S+)", output, re.M)[1]
             assert status == (expected if last else 0), f"{command}ends with {status}:\n{output}"
             for text in filter(None, (comment, said if last else None)):
                 why = wrong(self.unmasked(text), output)
@@ -473,10 +482,66 @@ class Reader:
             path = self.shell(block.marks.get("as", "reader")).home / block.marks["file"]
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-        elif block.language == "python":
+        if block.language == "yaml" and "jobs" in (workflow := yaml.safe_load(text)):
+            for job in workflow["jobs"].values():
+                self.work(job)
+        for command in helpers(block, text):
+            self.call(command)
+        if block.language == "toml" and "model_providers" not in text:
+            self.configure(text)
+        if block.language == "python":
             done = subprocess.run([sys.executable, "-c", text], cwd=self.home, env=self.environment(), text=True,
                                   capture_output=True, timeout=60, check=False)
             assert done.returncode == 0, done.stderr
+
+    def call(self, command):
+        """An agent asks for its key: without a terminal, and everything that is printed is the key."""
+        done = subprocess.run(command, cwd=self.home, env={**self.environment(), "HOME": str(self.home)}, text=True,
+                              stdin=subprocess.DEVNULL, capture_output=True, timeout=5, check=False)
+        assert done.returncode == 0, f"{command} ends with {done.returncode}: {done.stderr}"
+        assert done.stdout in self.provider_keys.values(), f"{command} printed {done.stdout!r}"
+
+    def configure(self, text):
+        """What is shown of keydesk.toml is a configuration, on a machine that has a certificate."""
+        tls, file = self.etc / "tls", self.scratch / "keydesk.toml"
+        if not tls.exists():
+            tls.mkdir()
+            subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30",
+                            "-subj", "/CN=keys.example.com", "-addext", "subjectAltName=DNS:keys.example.com",
+                            "-keyout", tls / "key.pem", "-out", tls / "fullchain.pem"], capture_output=True, check=True)
+        file.write_text(text)
+        done = subprocess.run([self.binary, "config", "check", "--config", file], cwd=self.scratch, env={"PATH": os.environ["PATH"]},
+                              text=True, capture_output=True, timeout=60, check=False)
+        assert done.returncode == 0, f"the desk does not take it: {done.stderr}"
+
+    def work(self, job):
+        """The steps of a job, each in a shell of its own; what other people's actions do is left out."""
+        files = {name: self.scratch / name for name in ("GITHUB_ENV", "GITHUB_PATH")}
+        for path in files.values():
+            path.write_text("")
+        known = {"KEYDESK_API_KEY": json.loads((self.home / "ci.json").read_text())["token"]}
+        home = self.scratch / "runner"
+        home.mkdir()
+        left, masked = {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8"}, set()
+        for step in job["steps"]:
+            if "uses" in step:
+                continue
+            given = {**job.get("env", {}), **step.get("env", {})}
+            given = {name: re.sub(r"\$\{\{ secrets\.(\w+) }}", lambda secret: known[secret[1]], value) for name, value in given.items()}
+            script = self.scratch / "step.sh"
+            script.write_text(step["run"])
+            done = subprocess.run(["bash", "-e", script], cwd=home, env={**left, **given, **{n: str(f) for n, f in files.items()}},
+                                  text=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
+            said = f"{step['run']}\nends with {done.returncode}:\n{done.stdout}{done.stderr}"
+            assert done.returncode == 0, said
+            masked |= {line.removeprefix("::add-mask::") for line in done.stdout.splitlines() if line.startswith("::add-mask::")}
+            left.update(variables(files["GITHUB_ENV"].read_text()))
+            left["PATH"] = ":".join([*files["GITHUB_PATH"].read_text().split(), os.environ["PATH"]])
+            files["GITHUB_ENV"].write_text("")
+            rest = "".join(line for line in done.stdout.splitlines(True) if not line.startswith("::add-mask::")) + done.stderr
+            for key in self.provider_keys.values():
+                assert key not in rest, f"a key is in the log: {said}"
+                assert key not in left.values() or key in masked, f"a key is not masked: {said}"
 
     def close(self):
         with contextlib.suppress(AssertionError, pexpect.ExceptionPexpect):
@@ -484,6 +549,28 @@ class Reader:
         for shell in self.shells.values():
             shell.close()
         self.closing.close()
+
+
+def helpers(block, text):
+    """The commands that an agent's settings name for its key."""
+    if block.language == "json" and (command := json.loads(elided(text)).get("apiKeyHelper")):
+        yield ["/bin/sh", "-c", command]
+    if block.language == "toml":
+        for provider in tomllib.loads(text).get("model_providers", {}).values():
+            if "auth" in provider:
+                yield [provider["auth"]["command"], *provider["auth"]["args"]]
+
+
+def variables(text):
+    """What a step has written for later ones: NAME=value, or NAME<<END and lines until END."""
+    found, lines = {}, iter(text.splitlines())
+    for line in lines:
+        name, multiline, end = line.partition("<<")
+        if multiline and "=" not in name:
+            found[name] = "\n".join(itertools.takewhile(lambda text, end=end: text != end, lines))
+        elif line:
+            name, _, found[name] = line.partition("=")
+    return found
 
 
 def check(block, text):

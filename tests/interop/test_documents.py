@@ -11,21 +11,24 @@ from conftest import ROOT
 # What cannot be typed here: the first line of each such block, and why. A block that is not listed is run.
 NOT_RUN = {
     "README.md": {
-        "./scripts/test      # installs what the tests need and runs everything; --full for ten times as much":
-            "it is what runs this",
-        "./scripts/bench          # installs what it needs, prints a table, writes docs/performance.md; --quick, --full, --help":
+        "./scripts/test      # installs what the tests need, runs everything; --full: ten times as much": "it is what runs this",
+        "./scripts/bench      # prints a table, writes docs/performance.md; --quick, --full, --help":
             "it takes minutes and would measure a machine that does something else",
     },
     "docs/operations.md": {
         "from standardwebhooks import Webhook": "a part of the reader's own receiver; test_alarms.py has one like it",
     },
+    "docs/recipes/github-actions.md": {"jq -r .token ci.json | gh secret set KEYDESK_API_KEY": "it needs GitHub"},
     "docs/deploy.md": {
+        "scripts/deb                                                          # target/deb/keydesk_…_amd64.deb":
+            "it installs into this machine",
+        "docker build --build-arg KEYDESK_COMMIT=\"$(git rev-parse --short=12 HEAD)\" -t keydesk .": "it needs Docker",
         "cd deploy/compose && mkdir -m 0700 secrets": "it needs Docker",
         "openssl rand -base64 32 > kek                        # keep a copy elsewhere": "it needs a Kubernetes cluster",
     },
     "deploy/README.md": {
         "install -m 0755 target/release/keydesk /usr/local/bin/": "it installs into this machine",
-        "KEYDESK_KEK__FILE=/etc/keydesk/kek keydesk --data-dir /var/lib/keydesk user list":
+        "keydesk --config /etc/keydesk/keydesk.toml user list      # or: export KEYDESK_CONFIG=/etc/keydesk/keydesk.toml":
             "it works on the desk of an installed service",
     },
 }
@@ -69,6 +72,25 @@ def test_what_is_not_typed_is_listed_with_its_reason():
             if why := fence.marks.get("not run"):
                 said.setdefault(fence.document, {})[fence.text.splitlines()[0]] = why
     assert said == NOT_RUN
+
+
+@pytest.mark.parametrize("text, why", [
+    ("```sh\nkeydesk user lits\n```\n", "ends with 2"),
+    ("```sh\nkeydesk audit verify | grep nothing\n```\n", "ends with 1"),
+    ("<!-- fails: 1 -->\n```sh\nkeydesk user list\n```\n", "ends with 0"),
+    ("```sh\nkeydesk user list --json\n# [{\"name\":\"somebody\",…}]\n```\n", "is 'admin', not 'somebody'"),
+    ("```sh\nkeydesk user list --json\n```\n\n```json\n[{\"name\":\"admin\"}]\n```\n", "besides"),
+    ("```sh\nkeydesk user list\n```\n\n```text\nadmin nobody …\n```\n", "no line is"),
+    ("```sh\nkeydesk user list &&\n```\n", "not whole"),
+    ("```toml\na = \n```\n", "is not toml"),
+    ("```toml\n[server]\nport = 8000\n```\n", "does not take it"),
+    ("```json\n{\"apiKeyHelper\": \"echo no\"}\n```\n", "printed 'no"),
+])
+def test_what_is_wrong_is_found(reader, tmp_path, text, why):
+    path = tmp_path / "document.md"
+    path.write_text(text)
+    with pytest.raises(AssertionError, match=why):
+        reader(path).read()
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
