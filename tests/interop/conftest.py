@@ -18,6 +18,8 @@ import time
 import pytest
 import requests
 
+pytest.register_assert_rewrite("pages")  # its assertions are to say what they saw
+
 import canaries
 import engine
 

@@ -1,142 +1,123 @@
-"""The documentation pages in a real browser: log in with the Authorize dialog, try a request out, see the key; and nothing
-is fetched from anywhere else."""
+"""The documentation pages in a real browser: log in with the Authorize dialog, try every operation out as it is prefilled, see
+keys; and nothing is fetched from anywhere else."""
 
 import json
-import shutil
 
 import pytest
-from selenium import webdriver
-from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from conftest import PASSWORD, WORK
-
-WAIT = 60  # seconds; a page is there in one or two, unless the machine is busy compiling
+from pages import ALL_SCOPES, WAIT, Page, assert_self_contained, browser  # noqa: F401
 
 
-@pytest.fixture
-def browser(tmp_path):
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    assert chromium and driver, "chromium and chromedriver are needed: scripts/test installs them"
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (
-        # No sandbox: it needs a kernel setting that containers do not have, and the only page opened is our own.
-        "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1280,1600",
-        f"--user-data-dir={tmp_path / 'profile'}",
-        # The page must work where no name resolves.
-        "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
-    ):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    window = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
-    window.set_page_load_timeout(WAIT)
-    # What the browser loaded for its own first tab is not ours: leave it, and forget what was noted so far.
-    window.get("about:blank")
-    for log in ("browser", "performance"):
-        window.get_log(log)
-    yield window
-    window.quit()
+def expect_keys(page, desk):
+    status, body = page.try_out("listLlmKeys")
+    assert (status, json.loads(body)) == (200, desk.expected_keys())
 
 
-class Page:
-    """What a person does on a page."""
-
-    def __init__(self, browser):
-        self.browser = browser
-
-    def see(self, selector, inside=None):
-        """The first visible element for a CSS selector, waited for."""
-        place = inside or self.browser
-        shown = lambda _: next((one for one in place.find_elements(By.CSS_SELECTOR, selector) if one.is_displayed()), None)
-        return WebDriverWait(self.browser, WAIT).until(shown, f"nothing visible for {selector}")
-
-    def click(self, selector, inside=None):
-        element = self.see(selector, inside)
-        self.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
-        element.click()
-        return element
-
-    def photograph(self, name):
-        WORK.mkdir(parents=True, exist_ok=True)
-        self.browser.save_screenshot(str(WORK / name))
-
-    def requests(self):
-        """Every address that the page asked for."""
-        messages = (json.loads(entry["message"])["message"] for entry in self.browser.get_log("performance"))
-        return [message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"]
-
-    def complaints(self):
-        """What stands in the console: security policy violations, failed loads, uncaught errors."""
-        return [entry["message"] for entry in self.browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
-
-
-def assert_self_contained(page, desk):
-    complaints = [text for text in page.complaints() if "favicon" not in text]
-    assert complaints == []
-    asked = page.requests()
-    assert any(url.startswith(desk.url + "/") for url in asked)
-    # A data: or blob: address leaves the page no more than a variable does.
-    assert [url for url in asked if not url.startswith((desk.url + "/", "data:", "blob:"))] == []
-
-
-def test_log_in_and_try_it_out(desk, browser):
-    page = Page(browser)
-    browser.get(f"{desk.url}/docs")
-
-    page.click(".auth-wrapper .btn.authorize")
-    username = page.see("#oauth_username")
-    username.send_keys("admin")
-    page.see("#oauth_password").send_keys(PASSWORD)
-    dialog = username.find_element(By.XPATH, "./ancestor::*[contains(@class, 'auth-container')]")
+def test_a_first_visit(desk, browser):
+    """Authorize, open, try it out, execute: the scope that is needed is ticked, and the parameters are filled in."""
+    page = Page(browser, desk)
+    page.open_dialog()
     page.photograph("docs-authorize.png")
-    page.click(".btn.authorize", inside=dialog)
-    # The button becomes "Logout" when there is a token.
-    WebDriverWait(browser, WAIT).until(lambda _: "logout" in browser.find_element(By.CSS_SELECTOR, ".modal-ux").text.lower())
+    page.click("[role=dialog] .close-modal")
+    page.log_in()
     page.photograph("docs-authorized.png")
-    page.click(".modal-ux .btn-done")
-
-    summary = page.see(".opblock-get .opblock-summary-path[data-path='/llm-keys']")
-    operation = summary.find_element(By.XPATH, "./ancestor::div[contains(@class, 'opblock-get')]")
-    summary.click()
-    page.click(".try-out__btn", inside=operation)
-    page.click(".btn.execute", inside=operation)
-    live = page.see(".live-responses-table", inside=operation)
+    expect_keys(page, desk)
     page.photograph("docs-executed.png")
-    assert page.see(".response-col_status", inside=live.find_element(By.CSS_SELECTOR, "tbody")).text.split()[0] == "200"
-    shown = live.text
-    for provider, key in desk.expected_keys().items():
-        assert provider in shown and key in shown
+    assert_self_contained(page, desk)
 
+
+def test_a_service_account_logs_in_with_its_secret(desk, browser):
+    made = desk.cli_json("service-account", "add", "robot", "--project", "default")
+    page = Page(browser, desk)
+    page.authorize(client_id_clientCredentials=made["client_id"], client_secret_clientCredentials=made["client_secret"])
+    expect_keys(page, desk)
+    assert json.loads(page.try_out("getMe")[1])["name"] == "robot"
+    assert_self_contained(page, desk)
+
+
+def test_an_api_key_will_do(desk, browser):
+    page = Page(browser, desk)
+    page.authorize(api_key_value=desk.service_api_key)
+    expect_keys(page, desk)
+    assert json.loads(page.try_out("getMe")[1])["credential"] == "api_key"
     assert_self_contained(page, desk)
 
 
 def test_a_wrong_password_is_told_in_the_dialog(desk, browser):
     """And not by the browser's own login window, which a `WWW-Authenticate: Basic` would open."""
-    page = Page(browser)
-    browser.get(f"{desk.url}/docs")
-    page.click(".auth-wrapper .btn.authorize")
-    username = page.see("#oauth_username")
-    username.send_keys("admin")
+    page = Page(browser, desk)
+    page.open_dialog()
+    form = page.form("#oauth_username")
+    page.see("#oauth_username").send_keys("admin")
     page.see("#oauth_password").send_keys("not the right password")
-    dialog = username.find_element(By.XPATH, "./ancestor::*[contains(@class, 'auth-container')]")
-    page.click(".btn.authorize", inside=dialog)
-    assert page.see(".errors", inside=dialog).text
+    page.click(".btn.authorize", inside=form)
+    assert "the user name or password is not right" in page.see(".errors", inside=form).text
+    page.wait(lambda: "not right" in browser.find_element("id", "announcement").get_attribute("textContent"), "nothing is read out")
     page.photograph("docs-refused.png")
+
+
+# Every operation, each when what it needs is there and nobody misses what it takes away: who sends them, and in which order.
+ALICE = {"username": "alice", "password": "lantern-orbit-fjord-maple"}
+STORY = [
+    ({"scopes": ALL_SCOPES}, [
+        "getHealth", "getReadiness", "getJwks", "getAuthorizationServerMetadata", "getProtectedResourceMetadata",
+        "createProject", "getProject", "listProjects", "setProviderKey", "getProviderKey", "listProviderKeys",
+        "createUser", "getUser", "updateUser", "listUsers", "setGrant", "listGrants",
+        "createUserApiKey", "listUserApiKeys", "revokeUserApiKey",
+        "createServiceAccount", "getServiceAccount", "listServiceAccounts", "updateServiceAccount", "rotateClientSecret",
+        "createServiceAccountApiKey", "listServiceAccountApiKeys", "revokeServiceAccountApiKey",
+        "issueToken", "introspectToken", "revokeToken",
+    ]),
+    (ALICE, [
+        "listLlmKeys", "getLlmKey", "getMe", "createMyApiKey", "listMyApiKeys", "revokeMyApiKey", "listMySessions", "endMySession",
+    ]),
+    (ALICE, ["changeMyPassword"]),
+    ({"scopes": ALL_SCOPES}, [
+        "setUserPassword", "resetUserPassword", "listAuditEvents", "deleteGrant", "deleteProviderKey", "deleteProject",
+        "deleteUser", "deleteServiceAccount", "listSigningKeys", "rotateSigningKey",
+    ]),
+]
+
+
+def test_every_operation_works_as_it_is_prefilled(new_desk, browser):
+    """On a new desk, whose own keys are all there afterwards."""
+    desk = new_desk().start()
+    document = desk.get("/openapi.json").json()
+    described = {operation["operationId"]: operation for item in document["paths"].values() for operation in item.values()}
+    assert sorted(described) == sorted(name for _, names in STORY for name in names)
+    page = Page(browser, desk)
+    for who, names in STORY:
+        page.log_in(**who)
+        for name in names:
+            status, body = page.try_out(name)
+            answer = described[name]["responses"][str(status)]
+            assert 200 <= status < 300, f"{name}: {status} {body}"
+            example = answer.get("content", {}).get("application/json", {}).get("example")
+            assert bool(example) == bool(body), name
+            # What is shown as an example is what comes, but for the values.
+            if example and name != "listLlmKeys":
+                assert json.loads(body).keys() == example.keys(), name
+            page.click(".opblock-summary-control", inside=page.operation(name))
+    assert_self_contained(page, desk)
+    page.log_in()
+    browser.get(f"{desk.url}/docs")
+    page.log_in()
+    expect_keys(page, desk)
+    desk.stop()
 
 
 def test_redoc_renders(desk, browser):
     page = Page(browser)
     browser.get(f"{desk.url}/redoc")
     page.see("h1")
-    WebDriverWait(browser, WAIT).until(lambda _: "/llm-keys" in browser.find_element(By.TAG_NAME, "body").text)
+    WebDriverWait(browser, WAIT).until(lambda _: "/llm-keys" in browser.find_element("tag name", "body").text)
     page.photograph("redoc.png")
     assert_self_contained(page, desk)
 
 
 def test_the_guard_sees_other_hosts(desk, browser):
-    """The two assertions above can fail: a page that reaches out is noticed."""
+    """The assertions above can fail: a page that reaches out is noticed."""
     page = Page(browser)
     browser.get(f"{desk.url}/health")
     browser.execute_script("new Image().src = 'http://127.0.0.1:9/elsewhere.png'")
