@@ -12,6 +12,7 @@ mod backup;
 mod banner;
 mod config_check;
 mod desk;
+mod doctor;
 mod env;
 mod environment;
 mod failure;

@@ -5,7 +5,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::{env, failure::Failure, get, login, output::Output, status};
+use super::{doctor, env, failure::Failure, get, login, output::Output, status};
 use crate::{
     client::{Choice, Client, Environment},
     model::{ProfileName, Timestamp},
@@ -57,6 +57,15 @@ pub(super) enum Command {
     /// Keys do not go into a file unless you put them there: `keydesk run` needs none.
     #[command(after_help = env::HELP)]
     Env(env::Args),
+    /// Find out what is wrong between this machine and the desk, and what to do
+    ///
+    /// Looks at settings, files, the name, the connection, the certificate, the clocks, the desk, the credential and the grants. No
+    /// key is fetched, and nothing secret is shown. Exits with 0 if all is well, with 1 if not.
+    #[command(after_help = "Examples:\n  keydesk doctor\n  keydesk doctor --profile work --json")]
+    Doctor {
+        #[command(flatten)]
+        whose: Whose,
+    },
 }
 
 /// As whom, and at which desk.
@@ -73,8 +82,12 @@ pub(super) struct Whose {
 impl Whose {
     /// A client for it.
     pub(super) fn client(self) -> Result<Client, Failure> {
-        let choice = Choice { profile: self.profile, url: self.url };
-        Ok(Client::open(&choice, &Environment::capture())?)
+        Ok(Client::open(&self.choice(), &Environment::capture())?)
+    }
+
+    /// The same as the client takes it.
+    pub(super) fn choice(self) -> Choice {
+        Choice { profile: self.profile, url: self.url }
     }
 }
 
@@ -100,6 +113,7 @@ pub(super) fn run(command: Command, out: Output) -> Result<(), Failure> {
             Command::Status => status::status(out),
             Command::Get(get) => get.run(out).await,
             Command::Env(args) => env::run(args, out).await,
+            Command::Doctor { whose } => doctor::run(whose, out).await,
         }
     })
 }

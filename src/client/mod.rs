@@ -4,6 +4,7 @@
 //! another version. A command is a process of its own that people and tools wait for, so nothing is read, built or asked
 //! that is not needed for the one answer.
 
+mod doctor;
 mod environment;
 mod error;
 mod health;
@@ -18,13 +19,14 @@ mod who;
 mod wire;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::StatusCode;
+use reqwest::{StatusCode, header};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     model::{ProjectName, Provider},
     secret::Secret,
 };
+pub use doctor::{Finding, Verdict, examine};
 pub use environment::{Environment, VARIABLES};
 pub use error::{Error, Kind};
 pub use health::{Readiness, own_readiness, readiness};
@@ -174,7 +176,7 @@ impl Client {
         let keys = found.into_iter().map(|(name, key)| Ok((name.parse()?, key)));
         let keys = keys.collect::<Result<_, crate::model::NameError>>();
         let keys = keys.map_err(|_| self.wire.strange("names a provider as no desk does"))?;
-        Ok(Keys::Handed(Handed { keys, etag: answer.etag.map(Etag), copied_at: None }))
+        Ok(Keys::Handed(Handed { keys, etag: answer.header(&header::ETAG).map(Etag), copied_at: None }))
     }
 
     fn project(&self, asked: Option<&ProjectName>) -> String {

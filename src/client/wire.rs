@@ -6,7 +6,11 @@
 use std::{fs, path::Path, time::Duration};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::{Certificate, RequestBuilder, Response, StatusCode, Url, header, redirect};
+use reqwest::{
+    Certificate, RequestBuilder, Response, StatusCode, Url,
+    header::{self, HeaderMap, HeaderName},
+    redirect,
+};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
@@ -40,7 +44,7 @@ pub(super) struct Wire {
 /// What it answered.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
-    pub(super) etag: Option<String>,
+    headers: HeaderMap,
     body: Zeroizing<Vec<u8>>,
 }
 
@@ -76,7 +80,7 @@ pub(super) fn checked_url(text: &str, insecure: bool) -> Result<Url, Error> {
     Ok(url)
 }
 
-fn is_loopback(url: &Url) -> bool {
+pub(super) fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     let address = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || address.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
@@ -165,7 +169,7 @@ impl Wire {
     pub(super) async fn probe(&self, path: &str) -> Result<Answer, Error> {
         let request = self.http.get(format!("{}{path}", self.url));
         let mut response = request.send().await.map_err(|error| self.unreachable(&error))?;
-        Ok(Answer { status: response.status(), etag: None, body: self.body(&mut response).await? })
+        self.read(&mut response).await
     }
 
     /// Sends it, and again when the desk says so and it is soon.
@@ -186,10 +190,8 @@ impl Wire {
     }
 
     async fn answer(&self, mut response: Response, pause: Option<Duration>) -> Result<Answer, Error> {
-        let status = response.status();
-        let etag =
-            response.headers().get(header::ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
-        let answer = Answer { status, etag, body: self.body(&mut response).await? };
+        let answer = self.read(&mut response).await?;
+        let status = answer.status;
         if status.is_redirection() && status != StatusCode::NOT_MODIFIED {
             return Err(self.strange(&format!("answers {status}; does the URL name the desk itself?")));
         }
@@ -205,6 +207,11 @@ impl Wire {
             return Err(Error::new(Kind::Away, format_args!("{} is not well ({status}): {said}", self.url)));
         }
         Ok(answer)
+    }
+
+    async fn read(&self, response: &mut Response) -> Result<Answer, Error> {
+        let (status, headers) = (response.status(), response.headers().clone());
+        Ok(Answer { status, headers, body: self.body(response).await? })
     }
 
     async fn body(&self, response: &mut Response) -> Result<Zeroizing<Vec<u8>>, Error> {
@@ -237,6 +244,11 @@ impl Wire {
 }
 
 impl Answer {
+    /// One of its headers.
+    pub(super) fn header(&self, name: &HeaderName) -> Option<String> {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+    }
+
     /// What is in it.
     pub(super) fn read<'a, T: Deserialize<'a>>(&'a self, wire: &Wire) -> Result<T, Error> {
         serde_json::from_slice(&self.body)
