@@ -260,6 +260,9 @@ const ELSEWHERE: &[&str] = &[
     "alert test",
     "restore",
     "migrate-store",
+    "import",
+    "man",
+    "health",
     // They ask a desk over HTTP, which writes down what is asked of it that way.
     "login",
     "logout",
@@ -267,6 +270,10 @@ const ELSEWHERE: &[&str] = &[
     "whoami",
     "status",
     "get",
+    "env",
+    "run",
+    "doctor",
+    "passwd",
 ];
 
 #[test]
