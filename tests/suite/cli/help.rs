@@ -49,7 +49,10 @@ fn every_command_has_help_with_an_example() {
 
 #[test]
 fn the_version_is_told() {
-    assert_eq!(Place::new().must(&["--version"]), format!("keydesk {}\n", env!("CARGO_PKG_VERSION")));
+    let short = format!("keydesk {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(Place::new().must(&["-V"]), short);
+    let long = Place::new().must(&["--version"]);
+    assert!(long.starts_with(&short) && long.contains("\ncommit:") && long.contains("\nengines: "), "{long}");
 }
 
 #[test]
