@@ -446,6 +446,26 @@ def test_the_image_is_what_the_dockerfile_says(layout, tmp_path):
         assert {entry.name: (entry.uid, entry.mode & 0o777) for entry in layer if entry.isfile()} == there
 
 
+def test_the_dockerfile_takes_along_all_that_is_compiled(tmp_path):
+    """Its first part is not built here; so that it has what it needs is looked at file by file."""
+    need("cargo")
+    build, _ = re.split(r"(?=^FROM scratch$)", (ROOT / "Dockerfile").read_text(), flags=re.M)
+    for line in re.findall(r"^COPY (.+)$", build, re.M):
+        *sources, place = line.split()
+        for source in map(ROOT.joinpath, sources):
+            if source.is_dir():
+                shutil.copytree(source, tmp_path / place, symlinks=True)
+            else:
+                (tmp_path / place).mkdir(exist_ok=True)
+                shutil.copy2(source, tmp_path / place)
+    run("cargo", "metadata", "--no-deps", "--offline", "--format-version=1", "--manifest-path", tmp_path / "Cargo.toml")
+    assert os.access(tmp_path / "scripts" / "release", os.X_OK)
+    for source in (tmp_path / "src").rglob("*.rs"):
+        code = "" if source.name == "tests.rs" else source.read_text().partition("#[cfg(test)]")[0]
+        for path in re.findall(r'include_(?:str|bytes)!\(\s*"([^"]+)"', code):
+            assert (source.parent / path).exists(), f"{source} includes {path}"
+
+
 @pytest.fixture
 def container(layout, tmp_path):
     """How to run a command in the image: as its user, its root read-only, /data a volume."""
