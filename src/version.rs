@@ -7,9 +7,6 @@ use std::fmt;
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Iso8601};
 
-/// The version alone.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-
 /// How this program was built.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Build {
@@ -41,7 +38,7 @@ pub fn build() -> Build {
     let day = |moment: OffsetDateTime| moment.date().format(&Iso8601::DATE).ok();
     let moment: Option<i64> = env!("KEYDESK_BUILD_EPOCH").parse().ok();
     Build {
-        version: VERSION,
+        version: env!("CARGO_PKG_VERSION"),
         commit: known(env!("KEYDESK_BUILD_COMMIT")),
         date: moment.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok()).and_then(day),
         rustc: known(env!("KEYDESK_BUILD_RUSTC")),
