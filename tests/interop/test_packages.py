@@ -38,7 +38,7 @@ def need(*programs):
 
 def run(*command, fails=False, **options):
     """A command that has to succeed, or to fail; what it printed."""
-    options = {"capture_output": True, "text": True, "timeout": 300, **options}
+    options = {"capture_output": True, "text": True, "timeout": 900, **options}
     done = subprocess.run([str(part) for part in command], **options)
     assert (done.returncode != 0) == fails, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
