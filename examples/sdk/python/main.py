@@ -8,7 +8,7 @@ from keydesk_client.api.admin_audit import list_audit_events
 from keydesk_client.api.admin_provider_keys import set_provider_key
 from keydesk_client.api.llm_keys import list_llm_keys
 from keydesk_client.api.tokens import issue_token
-from keydesk_client.models import AuditEventList, GrantType, LlmKeys, ProviderKeyRequest, ProviderKey, TokenRequest, TokenResponse
+from keydesk_client.models import AuditEventList, GrantType, LlmKeys, ProviderKey, ProviderKeyRequest, TokenRequest, TokenResponse
 
 DESK = os.environ["KEYDESK_URL"]
 

@@ -7,7 +7,7 @@ use chrono::Utc;
 use futures_util::TryStreamExt;
 use keydesk_client::{
     ByteStream, Client, Error, ResponseValue,
-    types::{GrantType, ProviderKeyRequest, Problem, TokenRequest},
+    types::{GrantType, Problem, ProviderKeyRequest, TokenRequest},
 };
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 
