@@ -97,7 +97,8 @@ impl State {
                 }
                 Err(TryLockError::WouldBlock) => {
                     return Err(Error::new(
-                        Kind::Busy,
+                        // Whoever has it waits for the desk, and this is what it is like when there is none.
+                        Kind::Away,
                         format_args!("another keydesk holds {} for too long; try again", path.display()),
                     ));
                 }

@@ -227,6 +227,12 @@ impl Wire {
 
     fn unreachable(&self, error: &reqwest::Error) -> Error {
         let told = told(error);
+        if error.is_builder() {
+            return Error::failed(format_args!(
+                "nothing can be sent to {}: {told}; is the credential the right text?",
+                self.url
+            ));
+        }
         if told.contains("certificate") {
             return Error::failed(format_args!(
                 "{} does not prove that it is the desk: {told}. If its certificate is of an authority of your own, \

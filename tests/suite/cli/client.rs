@@ -58,13 +58,16 @@ impl Around {
     }
 }
 
+/// What the environment says, the exit code, and a part of what is said about it.
+type Told<'a> = (&'a [(&'a str, &'a str)], i32, &'a str);
+
 #[test]
 fn whoever_says_half_of_who_they_are_is_told_the_other_half() {
     let around = Around::new();
     let url = ("KEYDESK_URL", around.server.url());
     let both = around.home.path("both");
     fs::write(&both, API_KEY).unwrap();
-    let cases: &[(&[(&str, &str)], i32, &str)] = &[
+    let cases: &[Told<'_>] = &[
         (&[], 3, "keydesk login"),
         (&[url], 3, "keydesk login http"),
         (&[("KEYDESK_PROFILE", "work")], 3, "keydesk login URL --profile work"),
@@ -82,6 +85,7 @@ fn whoever_says_half_of_who_they_are_is_told_the_other_half() {
         (&[url, ("KEYDESK_API_KEY_FILE", "nowhere")], 1, "KEYDESK_API_KEY_FILE"),
         (&[url, ("KEYDESK_SERVICE_ACCOUNT_FILE", "both")], 1, "service-account add --file"),
         (&[url, ("KEYDESK_API_KEY", "wrong-0123456789abcdef")], 3, "KEYDESK_API_KEY"),
+        (&[url, ("KEYDESK_API_KEY", "two\nlines-0123456789abcdef")], 1, "the right text"),
         (&[url, ("KEYDESK_CLIENT_ID", "ci"), ("KEYDESK_CLIENT_SECRET", "wrong")], 3, "KEYDESK_CLIENT_SECRET"),
         (&[url, ("KEYDESK_API_KEY", API_KEY), ("KEYDESK_PROJECT", "no project")], 1, "KEYDESK_PROJECT"),
         (&[url, ("KEYDESK_API_KEY", API_KEY), ("KEYDESK_PROJECT", "elsewhere")], 4, "refuses"),
