@@ -139,7 +139,7 @@ const MENDED = {
   "#oauth_password": { autocomplete: "current-password" },
   ".scopes h2": { "aria-level": "5" },
   ".scopes h2 a": { role: "button", tabindex: "0" },
-  ".info a[href^='#']": { target: "_self" },
+  ".info a[href^='/docs#']": { target: "_self" },
 };
 const mend = () => {
   for (const [selector, attributes] of Object.entries(MENDED)) {
@@ -166,8 +166,8 @@ const open = (tag, operation) => {
   });
 };
 document.addEventListener("click", (event) => {
-  const link = event.target.closest("a[href^='#']");
-  if (!link) return;
+  const link = event.target.closest("a[href*='#']");
+  if (link?.pathname !== location.pathname) return;
   event.preventDefault();
   const [, tag, operation] = decodeURIComponent(link.hash).split("/");
   if (operation) open(tag, operation);
