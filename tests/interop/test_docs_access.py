@@ -72,11 +72,13 @@ def test_nothing_stands_in_anybodys_way(desk, browser, width, scheme):
     page.click(".btn.execute", inside=block)
     assert page.answer(block)[0] == 404
     look("error")
-    page.unfold("createUser")
-    page.click(".try-out__btn", inside=page.operation("createUser"))
-    page.unfold("issueToken")
-    page.click(".try-out__btn", inside=page.operation("issueToken"))
+    for name in ("createUser", "issueToken", "listAuditEvents"):
+        page.click(".try-out__btn", inside=page.unfold(name))
     look("bodies")
+    page.log_in(scopes=["audit:read"])
+    page.click(".btn.execute", inside=page.operation("listAuditEvents"))
+    assert page.answer(page.operation("listAuditEvents"))[0] == 200
+    look("long")
     assert not faults, json.dumps(faults, indent=1)
 
 

@@ -142,8 +142,9 @@ impl Spec {
         self.0["components"]["schemas"].as_object().unwrap()
     }
 
-    fn resolved<'s>(&'s self, schema: &'s Value) -> &'s Value {
-        match schema["$ref"].as_str() {
+    /// What a schema says, wherever that is written: a named one with a description of its own is `allOf` that one.
+    pub(crate) fn resolved<'s>(&'s self, schema: &'s Value) -> &'s Value {
+        match schema["$ref"].as_str().or_else(|| schema["allOf"][0]["$ref"].as_str()) {
             Some(name) => &self.schemas()[name.rsplit('/').next().unwrap()],
             None => schema,
         }

@@ -86,8 +86,8 @@ async fn a_bad_body_is_refused_without_an_echo() {
             format!("{{\"{CANARY}"),
         ];
         for (name, property) in schema["properties"].as_object().unwrap() {
-            let wrong =
-                if property["type"] == "string" { json!({ CANARY: [CANARY] }) } else { json!(CANARY) };
+            let kind = &spec.resolved(property)["type"];
+            let wrong = if kind == "string" { json!({ CANARY: [CANARY] }) } else { json!(CANARY) };
             for value in [wrong, json!([[CANARY]]), json!({ CANARY: 1 })] {
                 let mut body = example.clone();
                 body[name.as_str()] = value;

@@ -133,6 +133,7 @@ const MENDED = {
   ".info .title": { role: "heading", "aria-level": "1" },
   ".close-modal": { "aria-label": "Close" },
   ".copy-to-clipboard button": { "aria-label": "Copy" },
+  ".live-responses-table .microlight": { tabindex: "0" }, // a long answer scrolls
   ".body-param__text": { "aria-label": "Request body" },
   ".examples-select-element": { "aria-label": "Example" },
   "#oauth_username": { autocomplete: "username", autocapitalize: "none" },
@@ -146,6 +147,11 @@ const mend = () => {
     for (const element of document.querySelectorAll(selector)) {
       for (const [name, value] of Object.entries(attributes)) if (element.getAttribute(name) !== value) element.setAttribute(name, value);
     }
+  }
+  // A field is called what its row is.
+  for (const field of document.querySelectorAll("tr:is([data-param-name], [data-property-name]) :is(input:not([type=checkbox]), select, textarea)")) {
+    const { paramName, propertyName } = field.closest("tr").dataset;
+    if (!field.ariaLabel) field.ariaLabel = paramName ?? propertyName;
   }
   const refusal = document.querySelector(".auth-container .errors");
   if (refusal && !refusal.dataset.announced) {
