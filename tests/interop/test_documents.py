@@ -23,8 +23,10 @@ NOT_RUN = {
         "export KEYDESK_URL=http://127.0.0.1:8000 KEYDESK_USERNAME=admin",
         '"""Log in, fetch your keys, rotate one, and read in the audit log that all of that happened."""',
         "[package]",
-        *(f"scripts/sdk {language}" for language in ("python", "typescript", "rust", "go", "java")),
-    ), "test_sdk.py does it, in a project of each language"),
+        *(f"scripts/sdk {language}" for language in ("python", "typescript", "rust")),
+    ), "test_sdk.py does it, in a project of each language") | dict.fromkeys(
+        ("scripts/sdk go", "scripts/sdk java"), "test_sdk.py does it with Debian's packages in place of what would be downloaded",
+    ),
     "docs/deploy.md": {
         "scripts/deb                                                          # target/deb/keydesk_…_amd64.deb":
             "it installs into this machine",

@@ -236,8 +236,12 @@ fn the_book_tells_who_did_what() {
     assert_eq!(count(&["--action", "project.create"]), 3, "default, search, and search again");
     assert_eq!(count(&["--action", "project.create", "--outcome", "failed"]), 1);
     assert_eq!(count(&["--principal", "nobody"]), 0);
-    assert_eq!(count(&["--principal", newest["actor"].as_str().unwrap()]), all.as_array().unwrap().len());
-    assert_eq!(count(&["--since", "1h"]), all.as_array().unwrap().len());
+    // Besides its own, the desk may have raised an alarm about this machine.
+    let all = all.as_array().unwrap();
+    let own = all.iter().filter(|event| event["actor"] == newest["actor"]).count();
+    assert!(own > 3);
+    assert_eq!(count(&["--principal", newest["actor"].as_str().unwrap()]), own);
+    assert!(count(&["--since", "1h"]) >= all.len());
     assert_eq!(count(&["--since", "2100-01-01T00:00:00Z"]), 0);
     assert!(place.must(&["audit", "list"]).contains("project:search (conflict)"));
 }
