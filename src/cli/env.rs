@@ -67,7 +67,7 @@ pub(super) async fn run(args: Args, out: Output) -> Result<(), Failure> {
     let format = if out.is_json() { Format::Json } else { format };
     // Whoever has no place for them is not handed any.
     let file = (format == Format::Github).then(github_file).transpose()?;
-    print(&wanted.fetch().await?.given, format, file.as_deref())
+    print(&wanted.fetch(false).await?.given, format, file.as_deref())
 }
 
 fn print(given: &[Given], format: Format, file: Option<&Path>) -> Result<(), Failure> {

@@ -36,9 +36,14 @@ mod users;
 mod variables;
 mod yours;
 
-use std::{path::PathBuf, process::ExitCode, sync::LazyLock};
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    sync::{LazyLock, OnceLock},
+};
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
     config::{self, Config, Environment, Flags},
@@ -264,12 +269,22 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// How large a core dump this process might have left.
+static CORE: OnceLock<Rlimit> = OnceLock::new();
+
 /// No core dump, and no debugger of another process of the same user: the memory holds keys. Best effort.
 fn keep_memory_private() {
-    use rustix::process::{Resource, Rlimit, setrlimit};
-    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    let found = *CORE.get_or_init(|| getrlimit(Resource::Core));
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), ..found });
     #[cfg(target_os = "linux")]
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+}
+
+/// The limit as it was found, for a command that is not ours. Our own memory stays out of a dump all the same, on Linux.
+fn leave_core_limit() {
+    if let Some(found) = CORE.get() {
+        let _ = setrlimit(Resource::Core, *found);
+    }
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {

@@ -67,6 +67,9 @@ pub(super) const HELP: &str = "Examples:
   keydesk run --only openai,anthropic --mask -- ./deploy.sh
   keydesk run --project search --watch -- npm start
 
+The command has its keys in the providers' usual variables. KEYDESK_API_KEY and KEYDESK_CLIENT_ID with KEYDESK_CLIENT_SECRET are
+not passed on to it.
+
 Exit codes: the command's own; 125 if keydesk failed, 126 if the command cannot be run, 127 if there is none, 128 + n if signal
 n ended it.";
 
@@ -82,7 +85,7 @@ fn begin(args: Args) -> Result<Failure, Failure> {
         return Err(Failure::Usage("there is no command".to_owned()));
     };
     let runtime = yours::one_thread()?;
-    let fetched = runtime.block_on(wanted.fetch())?;
+    let fetched = runtime.block_on(wanted.fetch(watch))?;
     for given in &fetched.given {
         for other in variables::others_set(&given.provider) {
             say(&format!("{other} is set here, too, and some programs prefer it to {}", given.variable));
@@ -92,6 +95,7 @@ fn begin(args: Args) -> Result<Failure, Failure> {
         runtime.shutdown_background();
         return Ok(exec((program, arguments), fetched.given));
     }
+    super::leave_core_limit();
     let (sender, events) = mpsc::channel();
     let supervisor = Supervisor::new((program, arguments), mask, grace, sender.clone())?;
     let Fetched { client, project, etag, given } = fetched;
@@ -113,13 +117,14 @@ fn stop_after(text: &str) -> Result<StopAfter, String> {
     humantime::parse_duration(text).map(|after| StopAfter(Some(after))).map_err(|error| error.to_string())
 }
 
-/// The desk counts requests; a command that is watched must leave some for others.
+/// The desk counts requests, by default sixty a minute of one principal: five seconds leave most of them to others.
 fn interval(text: &str) -> Result<Duration, String> {
     let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     if interval < Duration::from_secs(1) { Err("at least a second".to_owned()) } else { Ok(interval) }
 }
 
 fn exec((program, arguments): (&OsString, &[OsString]), given: Vec<Given>) -> Failure {
+    super::leave_core_limit();
     let mut command = process::Command::new(program);
     command.args(arguments);
     variables::set(&mut command, &given);
@@ -137,10 +142,15 @@ fn not_started(program: &OsStr, error: &io::Error) -> (String, u8) {
 
 /// Whether this process was to run a command: what is wrong with its arguments is not to be taken for an exit code of that.
 pub(super) fn was_meant() -> bool {
-    env::args_os()
-        .skip(1)
-        .find(|argument| !argument.as_encoded_bytes().starts_with(b"-"))
-        .is_some_and(|first| first == "run")
+    let mut arguments = env::args_os().skip(1);
+    while let Some(argument) = arguments.next() {
+        if ["--config", "--data-dir", "--log-format"].iter().any(|option| argument == *option) {
+            arguments.next();
+        } else if !argument.as_encoded_bytes().starts_with(b"-") {
+            return argument == "run";
+        }
+    }
+    false
 }
 
 /// Ends as the command did.

@@ -1,16 +1,17 @@
 //! Keys as environment variables: which a command is given, and under which name.
 //!
 //! A provider has one conventional variable, which the desk names too (`env`). Others that some programs look for, such as
-//! `GOOGLE_API_KEY`, are left as they are: they hold keys of other services as well.
+//! `GOOGLE_API_KEY`, are left as they are: they hold keys of other services as well. The credential that we ourselves were
+//! given in the environment is not passed on: a command that is to have one key would have them all.
 
-use std::{ffi::OsStr, process::Command, sync::Arc};
+use std::{collections::BTreeSet, ffi::OsStr, process::Command, sync::Arc};
 
 use super::{
     failure::Failure,
     yours::{Whose, is_a_copy},
 };
 use crate::{
-    client::{Client, Error, Etag, Handed, Keys, Kind},
+    client::{CREDENTIALS, Client, Error, Etag, Handed, Keys, Kind},
     model::{ProjectName, Provider, provider},
     secret::Secret,
 };
@@ -45,10 +46,20 @@ pub(super) struct Fetched {
 }
 
 impl Wanted {
-    /// Asks the desk for them.
-    pub(super) async fn fetch(self) -> Result<Fetched, Failure> {
+    /// Asks the desk for them. What was not asked for is not handed over, and is not in the book as if it were; only who wants
+    /// to hear of changes (`watched`) asks for the project's keys as a whole.
+    pub(super) async fn fetch(self, watched: bool) -> Result<Fetched, Failure> {
         let Self { project, only, whose } = self;
         let client = whose.client()?;
+        if !only.is_empty() && !watched {
+            let mut keys = Vec::new();
+            for provider in only.iter().collect::<BTreeSet<_>>() {
+                let key = client.key(project.as_ref(), provider).await?;
+                is_a_copy(&client, key.copied_at);
+                keys.push((key.provider, key.key));
+            }
+            return Ok(Fetched { client, project, etag: None, given: select(keys, &only)? });
+        }
         match client.keys(project.as_ref(), None).await? {
             Keys::Handed(Handed { keys, etag, copied_at }) => {
                 is_a_copy(&client, copied_at);
@@ -89,6 +100,9 @@ pub(super) fn select(keys: Vec<(Provider, Secret)>, only: &[Provider]) -> Result
 /// `command` will have them.
 #[expect(clippy::disallowed_methods, reason = "the command is given the keys")]
 pub(super) fn set(command: &mut Command, given: &[Given]) {
+    for name in CREDENTIALS {
+        command.env_remove(name);
+    }
     command.envs(given.iter().map(|given| (&given.variable, given.key.expose())));
 }
 

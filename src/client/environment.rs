@@ -31,6 +31,8 @@ pub(super) const API_KEY: &str = "KEYDESK_API_KEY";
 pub(super) const CLIENT_ID: &str = "KEYDESK_CLIENT_ID";
 pub(super) const CLIENT_SECRET: &str = "KEYDESK_CLIENT_SECRET";
 pub(super) const SERVICE_ACCOUNT_FILE: &str = "KEYDESK_SERVICE_ACCOUNT_FILE";
+/// What is a credential by itself.
+pub const CREDENTIALS: [&str; 3] = [API_KEY, CLIENT_ID, CLIENT_SECRET];
 /// Where a user's files are, and how the session's bus is found.
 const OTHERS: [&str; 5] =
     ["HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"];

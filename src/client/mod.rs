@@ -27,7 +27,7 @@ use crate::{
     secret::Secret,
 };
 pub use doctor::{Finding, Verdict, examine};
-pub use environment::{Environment, VARIABLES};
+pub use environment::{CREDENTIALS, Environment, VARIABLES};
 pub use error::{Error, Kind};
 pub use health::{Readiness, own_readiness, readiness};
 use keychain::Keychain;

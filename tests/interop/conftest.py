@@ -23,6 +23,10 @@ pytest.register_assert_rewrite("pages")  # its assertions are to say what they s
 import canaries
 import engine
 
+# Whoever runs in the background is started with these ignored, and would hand that on to every program under test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Many principals at once are made as the measurements make them.
 sys.path.append(str(ROOT / "benches" / "load"))

@@ -22,7 +22,7 @@ import time
 import pytest
 import requests
 
-from conftest import BINARY, ROOT, WORK, free_port
+from conftest import BINARY, FULL, ROOT, WORK, free_port
 
 RELEASE = os.environ.get("KEYDESK_RELEASE_BIN")
 KEY = "sk-proj-CANARY" + os.urandom(20).hex()
@@ -33,6 +33,7 @@ NOBODY = 65532
 def need(*programs):
     missing = [program for program in programs if not shutil.which(program)]
     if missing:
+        assert not FULL, f"in the full form nothing is passed over: {' and '.join(missing)} missing"
         pytest.skip(f"{' and '.join(missing)} missing")
 
 
