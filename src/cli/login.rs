@@ -1,15 +1,12 @@
 //! `keydesk login`, `logout` and `use`: sessions at desks, and the profiles that name them.
 
-use std::{
-    path::{self, PathBuf},
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 
 use super::{failure::Failure, output::Output, prompt};
 use crate::{
-    client::{self, Account, Environment, Keeper, Profile, Profiles, Standing},
+    client::{self, Account, Environment, Keeper, Profile, Profiles, Said, Standing},
     model::{PrincipalName, ProfileName, ProjectName},
     secret::Secret,
 };
@@ -39,7 +36,7 @@ pub(super) struct Login {
     /// Let keys cross the network readable, where http:// is all there is
     #[arg(long)]
     insecure: bool,
-    /// Keep a sealed copy of fetched keys, to be used up to this age, at most 7d, while the desk is away
+    /// Keep a sealed copy of fetched keys, to be used up to this age, 1m to 7d, while the desk is away
     #[arg(long, value_name = "AGE", value_parser = client::offline_age)]
     offline: Option<Duration>,
 }
@@ -49,6 +46,9 @@ pub(super) struct Logout {
     /// The profile, instead of the one that is chosen
     #[arg(long, value_name = "NAME")]
     profile: Option<ProfileName>,
+    /// Take the profile out of profiles.toml, too
+    #[arg(long)]
+    forget: bool,
 }
 
 #[derive(Debug, Args)]
@@ -61,46 +61,34 @@ pub(super) struct Passwd {
 impl Login {
     pub(super) async fn run(self, out: Output) -> Result<(), Failure> {
         let environment = Environment::capture();
-        let name = self.name()?;
-        let absolute = |file: PathBuf| {
-            path::absolute(&file)
-                .map_err(|error| Failure::because(format_args!("cannot find {}", file.display()), &error))
-        };
-        let who = match (self.service_account_file, self.username) {
-            (Some(file), _) => Account::ServiceAccount(absolute(file)?),
-            (None, Some(username)) => Account::User(username),
-            (None, None) => Account::User(ask_username(self.password_stdin)?),
-        };
-        let password = match &who {
-            Account::User(username) => Some(prompt::password(username, self.password_stdin)?),
-            Account::ServiceAccount(_) => None,
-        };
-        let profile = Profile {
-            name,
-            url: self.url.trim_end_matches('/').to_owned(),
-            who,
+        let who = self.service_account_file.map(Account::ServiceAccount);
+        let said = Said {
+            url: self.url,
+            profile: self.profile,
+            who: who.or(self.username.map(Account::User)),
             project: self.project,
-            ca_file: self.ca_file.map(absolute).transpose()?,
+            ca_file: self.ca_file,
             insecure: self.insecure,
             offline: self.offline,
         };
-        let mut standing = client::log_in(&environment, profile.clone(), password.as_ref()).await?;
+        let ask = || ask_username(self.password_stdin).map(Account::User);
+        let profile = client::prepared(&environment, said, ask)?;
+        let password = match &profile.who {
+            Account::User(username) => Some(prompt::password(username, self.password_stdin)?),
+            Account::ServiceAccount(_) if self.password_stdin => {
+                return Err(Failure::Usage(format!(
+                    "the profile {} is a service account's; say who you are with --username",
+                    profile.name
+                )));
+            }
+            Account::ServiceAccount(_) => None,
+        };
+        let mut standing = client::log_in(&environment, &profile, password.as_ref()).await?;
         if let (Standing::NewPasswordNeeded, Some(old)) = (standing, &password) {
             standing = with_a_new_password(&environment, &profile, old).await?;
         }
         let (name, who) = (&profile.name, described(&profile.who));
         out.done(format_args!("profile {name}: {who} at {}{}", profile.url, kept(standing)))
-    }
-
-    /// The name that was given, or the host's.
-    fn name(&self) -> Result<ProfileName, Failure> {
-        if let Some(name) = &self.profile {
-            return Ok(name.clone());
-        }
-        let host = self.url.split("://").nth(1).unwrap_or_default().split(['/', ':', '?', '#']).next();
-        host.unwrap_or_default().parse().map_err(|_| {
-            Failure::Usage("there is no name to be made of the URL; choose one with --profile".to_owned())
-        })
     }
 }
 
@@ -120,8 +108,8 @@ async fn with_a_new_password(
         return Err(Failure::Failed("a service account has no password".to_owned()));
     };
     let new = prompt::changed_password(username)?;
-    client::change_password(profile, old, &new).await?;
-    Ok(client::log_in(environment, profile.clone(), Some(&new)).await?)
+    client::change_password(environment, profile, old, &new).await?;
+    Ok(client::log_in(environment, profile, Some(&new)).await?)
 }
 
 impl Passwd {
@@ -160,10 +148,20 @@ impl Logout {
         let profiles = Profiles::open(&environment)?;
         let profile = profiles.chosen(self.profile.as_ref(), &environment)?;
         let Profile { name, url, .. } = profile;
-        match client::log_out(&environment, profile).await {
-            Ok(true) => out.done(format_args!("profile {name}: logged out at {url}")),
-            Ok(false) => out.done(format_args!("profile {name}: there was no session at {url}")),
-            Err(error) => {
+        let ended = client::log_out(&environment, profile).await;
+        if self.forget {
+            Profiles::remove(&environment, name).await?;
+        }
+        match (ended, &profile.who) {
+            (Ok(_), _) if self.forget => out.done(format_args!("profile {name}: forgotten")),
+            (Ok(_), Account::ServiceAccount(file)) => out.done(format_args!(
+                "profile {name}: a service account has no session, and {} is as good as before; to end its use here, run: \
+                 keydesk logout --profile {name} --forget",
+                file.display()
+            )),
+            (Ok(true), _) => out.done(format_args!("profile {name}: logged out at {url}")),
+            (Ok(false), _) => out.done(format_args!("profile {name}: there was no session at {url}")),
+            (Err(error), _) => {
                 let what = format!(
                     "the session of the profile {name} is forgotten here, but the desk was not told: {error}"
                 );
@@ -173,7 +171,7 @@ impl Logout {
     }
 }
 
-pub(super) fn choose(name: &ProfileName, out: Output) -> Result<(), Failure> {
-    Profiles::open(&Environment::capture())?.choose(name)?;
+pub(super) async fn choose(name: &ProfileName, out: Output) -> Result<(), Failure> {
+    Profiles::choose(&Environment::capture(), name).await?;
     out.done(format_args!("profile {name} is used if nothing else is said"))
 }

@@ -23,13 +23,10 @@ pub(super) fn new_password(name: &PrincipalName, from_stdin: bool) -> Result<Sec
 
 /// The password that `name` has: asked for, or read from standard input if that is said.
 pub(super) fn password(name: &PrincipalName, from_stdin: bool) -> Result<Secret, Failure> {
-    if from_stdin {
-        read_stdin()
-    } else if io::stdin().is_terminal() {
-        ask(&format!("Password of {name}: "))
-    } else {
-        Err(no_terminal())
+    if io::stdin().is_terminal() {
+        return ask(&format!("Password of {name}: "));
     }
+    if from_stdin { read_stdin() } else { Err(no_terminal()) }
 }
 
 fn no_terminal() -> Failure {

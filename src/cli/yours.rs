@@ -16,7 +16,7 @@ pub(super) enum Command {
     /// Log in at a desk, so that the other commands can fetch your keys from it
     ///
     /// The session is kept in the operating system's keyring or, where there is none, in a file that opens on this machine
-    /// only. The password is kept nowhere.
+    /// only. The password is kept nowhere. For a profile that is there already, what no flag says stays as it is.
     #[command(after_help = "Examples:
   keydesk login https://keydesk.example.com
   keydesk login https://keydesk.example.com --username alice --profile work --project search
@@ -24,7 +24,9 @@ pub(super) enum Command {
   keydesk login https://keydesk.example.com --service-account-file sa.json --profile ci")]
     Login(login::Login),
     /// Log out: the desk ends the session, and it is forgotten here
-    #[command(after_help = "Examples:\n  keydesk logout\n  keydesk logout --profile work")]
+    #[command(
+        after_help = "Examples:\n  keydesk logout\n  keydesk logout --profile work\n  keydesk logout --profile ci --forget"
+    )]
     Logout(login::Logout),
     /// Change your password at the desk
     ///
@@ -82,7 +84,14 @@ pub(super) struct Whose {
 impl Whose {
     /// A client for it.
     pub(super) fn client(self) -> Result<Client, Failure> {
-        Ok(Client::open(&self.choice(), &Environment::capture())?)
+        let client = Client::open(&self.choice(), &Environment::capture())?;
+        if let Some(file) = client.open_to_others() {
+            super::output::hint(format_args!(
+                "keydesk: others may read the credential in {0}; run: chmod go= '{0}'",
+                file.display()
+            ));
+        }
+        Ok(client)
     }
 
     /// The same as the client takes it.
@@ -108,7 +117,7 @@ pub(super) fn run(command: Command, out: Output) -> Result<(), Failure> {
             Command::Login(login) => login.run(out).await,
             Command::Logout(logout) => logout.run(out).await,
             Command::Passwd(passwd) => passwd.run(out).await,
-            Command::Use { name } => login::choose(&name, out),
+            Command::Use { name } => login::choose(&name, out).await,
             Command::Whoami { whose } => status::whoami(whose.client()?, out).await,
             Command::Status => status::status(out),
             Command::Get(get) => get.run(out).await,

@@ -135,6 +135,10 @@ fn files(found: &mut Findings, client: &Client, environment: &Environment) {
         private.extend(entries);
         private.push(state);
     }
+    if let Some(path) = client.open_to_others() {
+        let what = format!("others may read the credential in {}", path.display());
+        found.note("files", what, &format!("run: chmod go= '{}'", path.display()));
+    }
     for path in private {
         let Ok(mode) = fs::metadata(&path).map(|about| about.permissions().mode() & 0o777) else { continue };
         if mode & 0o077 != 0 {

@@ -11,18 +11,11 @@ use super::error::Error;
 use crate::secret::Secret;
 
 /// The client's variables.
-pub const VARIABLES: [&str; 10] = [
-    URL,
-    PROFILE,
-    PROJECT,
-    CA_FILE,
-    API_KEY,
-    CLIENT_ID,
-    CLIENT_SECRET,
-    SERVICE_ACCOUNT_FILE,
-    "KEYDESK_API_KEY_FILE",
-    "KEYDESK_CLIENT_SECRET_FILE",
-];
+pub const VARIABLES: [&str; 10] =
+    [URL, PROFILE, PROJECT, CA_FILE, API_KEY, CLIENT_ID, CLIENT_SECRET, FILES[0], FILES[1], FILES[2]];
+/// Those that name a file with a secret in it.
+pub(super) const FILES: [&str; 3] =
+    [SERVICE_ACCOUNT_FILE, "KEYDESK_API_KEY_FILE", "KEYDESK_CLIENT_SECRET_FILE"];
 pub(super) const URL: &str = "KEYDESK_URL";
 pub(super) const PROFILE: &str = "KEYDESK_PROFILE";
 pub(super) const PROJECT: &str = "KEYDESK_PROJECT";

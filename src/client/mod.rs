@@ -18,6 +18,8 @@ mod state;
 mod who;
 mod wire;
 
+use std::path::Path;
+
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{StatusCode, header};
 use serde::{Deserialize, Serialize};
@@ -32,7 +34,7 @@ pub use error::{Error, Kind};
 pub use health::{Readiness, own_readiness, readiness};
 use keychain::Keychain;
 pub use keys::{Etag, Handed, Keys, LlmKey, OpenedKey};
-pub use login::{Standing, change_password, log_in, log_out, standing};
+pub use login::{Said, Standing, change_password, log_in, log_out, prepared, standing};
 use offline::Offline;
 pub use profiles::{Account, Profile, Profiles, offline as offline_age};
 pub use session::Keeper;
@@ -104,6 +106,11 @@ impl Client {
     /// Where the credential comes from: a variable, a file or a profile.
     pub fn from(&self) -> &str {
         &self.who.from
+    }
+
+    /// The file that the credential is in, if others than its owner may read it.
+    pub fn open_to_others(&self) -> Option<&Path> {
+        self.who.open_to_others.as_deref()
     }
 
     /// The key of one provider. It lives for a minute at least.

@@ -1,6 +1,11 @@
 //! `profiles.toml`: the desks that somebody knows, and who they are there. A person may edit it; there is no secret in it.
 
-use std::{collections::BTreeMap, fs, io, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::Deserialize;
 use toml_edit::{DocumentMut, Item, Table, value};
@@ -8,13 +13,17 @@ use toml_edit::{DocumentMut, Item, Table, value};
 use super::{
     environment::{Environment, PROFILE},
     error::Error,
-    state::{make_private, replace},
+    state::{State, make_private, replace},
 };
 use crate::model::{NameError, PrincipalName, ProfileName, ProjectName};
 
 const FILE: &str = "profiles.toml";
 /// For how long at most keys may be handed out from a copy: what is revoked meanwhile goes on being handed out.
 pub(super) const MAX_OFFLINE: Duration = Duration::from_hours(7 * 24);
+/// A copy that lives shorter is none when it is needed.
+const MIN_OFFLINE: Duration = Duration::from_mins(1);
+/// The lock of whoever changes the file; no profile has this name.
+const LOCK: &str = "_profiles";
 
 /// A desk, and who one is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,17 +132,21 @@ impl Profiles {
             Some(name) => Some(name.clone()),
             None => said(environment)?.or_else(|| self.default.clone()),
         };
-        let name =
-            said.ok_or_else(|| Error::log_in("you are not logged in at any desk; run: keydesk login URL"))?;
+        let name = said.ok_or_else(|| match self.names() {
+            None => Error::log_in("you are not logged in at any desk; run: keydesk login URL"),
+            Some(names) => Error::log_in(format_args!(
+                "no profile is chosen; say --profile NAME, or run: keydesk use NAME; there are: {names}"
+            )),
+        })?;
         self.named(&name).ok_or_else(|| self.unknown(&name))
     }
 
     /// Adds a profile or replaces the one with its name; the first is the default. Everything else in the file stays as
     /// somebody wrote it.
-    pub fn put(&mut self, profile: &Profile) -> Result<(), Error> {
-        let default = self.default.clone().unwrap_or_else(|| profile.name.clone());
-        self.edit(|document| {
-            document["default"] = value(default.as_str());
+    pub(super) async fn put(environment: &Environment, profile: &Profile) -> Result<(), Error> {
+        Self::edit(environment, |profiles, document| {
+            profiles.check_free(&profile.name, &profile.url)?;
+            document["default"] = value(profiles.default.as_ref().unwrap_or(&profile.name).as_str());
             let profiles = document.entry("profiles").or_insert_with(|| {
                 let mut table = Table::new();
                 table.set_implicit(true);
@@ -166,48 +179,82 @@ impl Profiles {
             } else {
                 forget(table, "insecure");
             }
-        })?;
-        self.default = Some(default);
-        self.all.retain(|other| other.name != profile.name);
-        self.all.push(profile.clone());
-        Ok(())
+            Ok(())
+        })
+        .await
+    }
+
+    /// Takes a profile out of the file. If it was the default, there is none until one is chosen.
+    pub async fn remove(environment: &Environment, name: &ProfileName) -> Result<(), Error> {
+        Self::edit(environment, |profiles, document| {
+            if profiles.default.as_ref() == Some(name) {
+                document.remove("default");
+            }
+            if let Some(profiles) = document.get_mut("profiles") {
+                forget(profiles, name.as_str());
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Makes this one the default.
-    pub fn choose(&mut self, name: &ProfileName) -> Result<(), Error> {
-        if self.named(name).is_none() {
-            return Err(self.unknown(name));
+    pub async fn choose(environment: &Environment, name: &ProfileName) -> Result<(), Error> {
+        Self::edit(environment, |profiles, document| {
+            profiles.named(name).ok_or_else(|| profiles.unknown(name))?;
+            document["default"] = value(name.as_str());
+            Ok(())
+        })
+        .await
+    }
+
+    /// Whether a profile for the desk at `url` may have that name: a session of one desk is never taken to another.
+    pub(super) fn check_free(&self, name: &ProfileName, url: &str) -> Result<(), Error> {
+        match self.named(name).filter(|other| other.url != url) {
+            Some(other) => Err(Error::failed(format_args!(
+                "the profile {name} is for {}; choose another name with --profile",
+                other.url
+            ))),
+            None => Ok(()),
         }
-        self.edit(|document| document["default"] = value(name.as_str()))?;
-        self.default = Some(name.clone());
-        Ok(())
     }
 
     /// There is no profile of that name.
-    pub(super) fn unknown(&self, name: &ProfileName) -> Error {
-        let names: Vec<_> = self.all.iter().map(|profile| profile.name.as_str()).collect();
-        if names.is_empty() {
-            return Error::log_in(format_args!(
-                "there is no profile {name}; make it with: keydesk login URL --profile {name}"
-            ));
-        }
-        Error::failed(format_args!("there is no profile {name}; there are: {}", names.join(", ")))
+    fn unknown(&self, name: &ProfileName) -> Error {
+        let others = self.names().map_or_else(String::new, |names| format!("; there are: {names}"));
+        Error::log_in(format_args!(
+            "there is no profile {name}; make it with: keydesk login URL --profile {name}{others}"
+        ))
     }
 
-    fn edit(&mut self, change: impl FnOnce(&mut DocumentMut)) -> Result<(), Error> {
+    fn names(&self) -> Option<String> {
+        let names: Vec<_> = self.all.iter().map(|profile| profile.name.as_str()).collect();
+        (!names.is_empty()).then(|| names.join(", "))
+    }
+
+    /// Changes the file as it is now, one after the other.
+    async fn edit(
+        environment: &Environment,
+        change: impl FnOnce(&Self, &mut DocumentMut) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let _lock = State::open(environment)?.lock(LOCK).await?;
+        let profiles = Self::open(environment)?;
         let cannot = |error: &dyn std::fmt::Display| {
-            Error::failed(format_args!("cannot write {}: {error}", self.path.display()))
+            Error::failed(format_args!("cannot write {}: {error}", profiles.path.display()))
         };
-        let mut document: DocumentMut = self.text.parse().map_err(|_| cannot(&"it is no TOML"))?;
-        change(&mut document);
-        let text = document.to_string();
-        if let Some(directory) = self.path.parent() {
+        let mut document: DocumentMut = profiles.text.parse().map_err(|_| cannot(&"it is no TOML"))?;
+        change(&profiles, &mut document)?;
+        if let Some(directory) = profiles.path.parent() {
             make_private(directory).map_err(|error| cannot(&error))?;
         }
-        replace(&self.path, text.as_bytes()).map_err(|error| cannot(&error))?;
-        self.text = text;
-        Ok(())
+        replace(&behind(&profiles.path), document.to_string().as_bytes()).map_err(|error| cannot(&error))
     }
+}
+
+/// Where a link leads, so that a file that is kept elsewhere and linked here stays so.
+fn behind(path: &Path) -> PathBuf {
+    let linked = || Some(path.parent()?.join(fs::read_link(path).ok()?));
+    fs::canonicalize(path).ok().or_else(linked).unwrap_or_else(|| path.to_owned())
 }
 
 /// The profile that the environment names.
@@ -243,9 +290,12 @@ impl WrittenProfile {
     }
 }
 
-/// How old a copy may be: at most seven days.
+/// How old a copy may be: a minute at least, at most seven days.
 pub fn offline(text: &str) -> Result<Duration, String> {
     let age = humantime::parse_duration(text).map_err(|_| "is no duration such as 12h".to_owned())?;
+    if age < MIN_OFFLINE {
+        return Err("is less than a minute".to_owned());
+    }
     if age > MAX_OFFLINE {
         return Err("is more than 7 days: what is revoked would be handed out for too long".to_owned());
     }

@@ -2,6 +2,8 @@
 //! credential of one desk is never shown to another.
 
 use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -10,7 +12,7 @@ use serde::Deserialize;
 
 use super::{
     environment::{
-        API_KEY, CA_FILE, CLIENT_ID, CLIENT_SECRET, Environment, PROJECT, SERVICE_ACCOUNT_FILE, URL,
+        API_KEY, CA_FILE, CLIENT_ID, CLIENT_SECRET, Environment, FILES, PROJECT, SERVICE_ACCOUNT_FILE, URL,
     },
     error::Error,
     profiles::{Account, Profile, Profiles, said},
@@ -53,6 +55,8 @@ pub(super) struct Who {
     pub(super) insecure: bool,
     pub(super) offline: Option<Duration>,
     pub(super) profile: Option<ProfileName>,
+    /// The file that the credential is in, if others may read it.
+    pub(super) open_to_others: Option<PathBuf>,
 }
 
 /// What `service-account add --file` writes, as far as it matters here.
@@ -88,7 +92,19 @@ impl Who {
                 ))
             })?;
             let (project, ca_file, insecure, offline, profile) = (None, None, false, None, None);
-            return Ok(Self { url, credential, from, project, ca_file, insecure, offline, profile });
+            let files = FILES.iter().filter_map(|name| environment.path(name));
+            let open_to_others = files.into_iter().find(|file| is_open_to_others(file));
+            return Ok(Self {
+                url,
+                credential,
+                from,
+                project,
+                ca_file,
+                insecure,
+                offline,
+                profile,
+                open_to_others,
+            });
         }
         match url {
             Some(url) => Self::at(&url, environment),
@@ -118,12 +134,15 @@ impl Who {
     /// Whoever the profile says.
     pub(super) fn of(profile: &Profile) -> Result<Self, Error> {
         let Profile { name, url, who, project, ca_file, insecure, offline } = profile.clone();
-        let (credential, from) = match who {
-            Account::User(username) => (Credential::Session, format!("{username} ({name})")),
-            Account::ServiceAccount(file) => (service_account(&file)?, file.display().to_string()),
+        let (credential, from, file) = match who {
+            Account::User(username) => (Credential::Session, format!("{username} ({name})"), None),
+            Account::ServiceAccount(file) => {
+                (service_account(&file)?, file.display().to_string(), Some(file))
+            }
         };
+        let open_to_others = file.filter(|file| is_open_to_others(file));
         let profile = Some(name);
-        Ok(Self { url, credential, from, project, ca_file, insecure, offline, profile })
+        Ok(Self { url, credential, from, project, ca_file, insecure, offline, profile, open_to_others })
     }
 
     /// The name under which things are kept that belong to this principal at this desk. Those without a profile begin
@@ -183,6 +202,11 @@ fn given(environment: &Environment) -> Result<Option<(Credential, String)>, Erro
             )))
         }
     }
+}
+
+/// Not refused, as `ssh` does: what hands secrets to a program, in CI and in containers, often gives them such a mode.
+fn is_open_to_others(file: &Path) -> bool {
+    fs::metadata(file).is_ok_and(|about| about.permissions().mode() & 0o077 != 0)
 }
 
 /// What is in a service account's file. Its API key is used if there is one: it needs no access token.

@@ -3,7 +3,11 @@
 //! A key or a token must not go astray: in the clear only to this machine, never after a redirect, and to nobody whose
 //! certificate does not prove that it is the desk.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{
@@ -39,6 +43,7 @@ pub(super) struct Manner<'a> {
 pub(super) struct Wire {
     http: reqwest::Client,
     url: String,
+    ca_file: Option<PathBuf>,
 }
 
 /// What it answered.
@@ -113,7 +118,8 @@ impl Wire {
                 told(&error)
             ))
         })?;
-        Ok(Self { http, url: url.as_str().trim_end_matches('/').to_owned() })
+        let ca_file = manner.ca_file.map(Path::to_owned);
+        Ok(Self { http, url: url.as_str().trim_end_matches('/').to_owned(), ca_file })
     }
 
     pub(super) fn url(&self) -> &str {
@@ -235,12 +241,23 @@ impl Wire {
         }
         if told.contains("certificate") {
             return Error::failed(format_args!(
-                "{} does not prove that it is the desk: {told}. If its certificate is of an authority of your own, \
-                 name that one's with KEYDESK_CA_FILE, or log in with --ca-file",
-                self.url
+                "{} does not prove that it is the desk: {told}{}",
+                self.url,
+                self.authority_advice(&told)
             ));
         }
         Error::new(Kind::Away, format_args!("{} cannot be reached: {told}", self.url))
+    }
+
+    /// What to do about a certificate, if its authority is what is wrong with it.
+    fn authority_advice(&self, told: &str) -> String {
+        match &self.ca_file {
+            _ if !told.contains("UnknownIssuer") => String::new(),
+            Some(file) => format!(". It is not of an authority in {}", file.display()),
+            None => ". If its certificate is of an authority of your own, name that one's with KEYDESK_CA_FILE, or log in \
+                     with --ca-file"
+                .to_owned(),
+        }
     }
 
     /// An answer that no desk gives.

@@ -149,7 +149,9 @@ fn profiles_are_for_people_to_edit() {
     assert!(around.must(&["status"]).contains("work (default)"));
     around.must(&["use", "other"]);
     assert!(around.must(&["status"]).contains("other (default)"));
-    assert_eq!(around.run(&["use", "nobody"], &[], "").code, 1);
+    let unknown = around.run(&["use", "nobody"], &[], "");
+    assert!(unknown.code == 3 && unknown.stderr.contains("there are: other, work"), "{unknown:?}");
+    assert_eq!(around.run(&["get", "openai", "--profile", "nobody"], &[], "").code, 3);
     let done = around.run(
         &["login", "http://127.0.0.1:9", "--profile", "work", "--username", "a", "--password-stdin"],
         &[],
@@ -160,6 +162,7 @@ fn profiles_are_for_people_to_edit() {
         ("[profiles.work]\nurl = \"u\"\n", "username or service_account_file"),
         ("[profiles.work]\nurl = \"u\"\nusername = \"a\"\npassword = \"sk-secret\"\n", "password"),
         ("[profiles.work]\nurl = \"u\"\nusername = \"a\"\noffline = \"8d\"\n", "7 days"),
+        ("[profiles.work]\nurl = \"u\"\nusername = \"a\"\noffline = \"0s\"\n", "less than a minute"),
         ("[profiles.work]\nurl = sk-secret\n", "line 2"),
         ("default = \"nobody\"\n", "nobody"),
     ] {
@@ -219,7 +222,9 @@ fn logging_out_works_with_the_desk_away() {
 #[test]
 fn the_copy_is_used_while_the_desk_is_away_and_ends_when_it_says_no() {
     let around = Around::new();
-    assert_eq!(around.log_in(&["--offline", "8d"]).code, 2);
+    for age in ["8d", "0s", "1ns", "59s"] {
+        assert_eq!(around.log_in(&["--offline", age]).code, 2, "{age}");
+    }
     assert_eq!(around.log_in(&["--offline", "1d"]).code, 0);
     let state = around.home.path(".local/state/keydesk/work.offline");
     around.must(&["get", "openai"]);
@@ -231,8 +236,9 @@ fn the_copy_is_used_while_the_desk_is_away_and_ends_when_it_says_no() {
     assert_eq!((done.code, done.stdout), (0, format!("{KEY}\n")));
     assert!(done.stderr.contains("is away; this is the copy of"), "{}", done.stderr);
     assert_eq!(around.run(&["get", "anthropic"], &[], "").code, 5, "it never was here");
-    // A shorter age holds for what is there already.
-    around.write_profiles(&text.replace(around.server.url(), "http://127.0.0.1:9").replace("1day", "0s"));
+    // Whoever no longer wants one has none, although it is there.
+    let without = text.replace("offline = \"1day\"\n", "");
+    around.write_profiles(&without.replace(around.server.url(), "http://127.0.0.1:9"));
     assert_eq!(around.run(&["get", "openai"], &[], "").code, 5);
     // What is refused takes all of it away.
     around.write_profiles(&text);
