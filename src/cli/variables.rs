@@ -54,7 +54,8 @@ impl Wanted {
         if !only.is_empty() && !watched {
             let mut keys = Vec::new();
             for provider in only.iter().collect::<BTreeSet<_>>() {
-                let key = client.key(project.as_ref(), provider).await?;
+                let key = client.key(project.as_ref(), provider).await;
+                let key = key.map_err(|error| Error { what: format!("{provider}: {error}"), ..error })?;
                 is_a_copy(&client, key.copied_at);
                 keys.push((key.provider, key.key));
             }
