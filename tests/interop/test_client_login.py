@@ -35,6 +35,9 @@ def test_the_environment_counts_for_logging_in_and_out(new_desk):
     other, _ = Pair("another authority", ca=True).write(tls.folder, "other")
     done = person.run(*log_in, stdin=PASSWORD, env={"KEYDESK_CA_FILE": other})
     assert done.returncode == 1 and f"not of an authority in {other}" in done.stderr and "name that one" not in done.stderr, done
+    another_name = f"https://[::ffff:127.0.0.1]:{tls.desk.port}"
+    done = person.run("login", another_name, "--profile", "x", *log_in[2:], stdin=PASSWORD, env={"KEYDESK_CA_FILE": tls.ca})
+    assert done.returncode == 1 and "not valid for name" in done.stderr and "authority" not in done.stderr, done
     env = {"KEYDESK_CA_FILE": "ca.pem", "KEYDESK_PROJECT": "default", "KEYDESK_PROFILE": "named"}
     assert person.must(*log_in, stdin=PASSWORD, env=env).startswith("profile named: ")
     text = profiles(person).read_text()
