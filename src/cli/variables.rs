@@ -73,7 +73,7 @@ impl Wanted {
 
 /// Of the keys that the desk handed over those that were asked for: all, if `only` names none.
 pub(super) fn select(keys: Vec<(Provider, Secret)>, only: &[Provider]) -> Result<Vec<Given>, Error> {
-    let refused = |what| Error { kind: Kind::Refused, what };
+    let refused = |what| Error::new(Kind::Refused, what);
     let names = || keys.iter().map(|(provider, _)| provider.as_str()).collect::<Vec<_>>().join(", ");
     let had = |provider: &Provider| keys.iter().any(|(had, _)| had == provider);
     if let Some(missing) = only.iter().find(|provider| !had(provider)) {
@@ -85,10 +85,7 @@ pub(super) fn select(keys: Vec<(Provider, Secret)>, only: &[Provider]) -> Result
         let variable = provider.env_variable();
         if let Some(other) = given.iter().find(|given| given.variable == variable) {
             let both = format!("the keys of {} and {provider} both go into {variable}", other.provider);
-            return Err(Error {
-                kind: Kind::Failed,
-                what: format!("{both}: say with --only which you mean"),
-            });
+            return Err(Error::new(Kind::Failed, format!("{both}: say with --only which you mean")));
         }
         given.push(Given { provider, variable, key: Arc::new(key) });
     }

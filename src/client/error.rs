@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use reqwest::StatusCode;
+
 /// One line for the person or the log, and what kind of failure it is. Never a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}")]
@@ -10,6 +12,8 @@ pub struct Error {
     pub kind: Kind,
     /// What happened, and the way out.
     pub what: String,
+    /// With what status the desk itself said no, in the form in which a desk does; `None` if it was anybody else.
+    pub refusal: Option<StatusCode>,
 }
 
 /// What there is to do.
@@ -28,8 +32,14 @@ pub enum Kind {
 }
 
 impl Error {
-    pub(super) fn new(kind: Kind, what: impl fmt::Display) -> Self {
-        Self { kind, what: what.to_string() }
+    /// A failure that nobody at the desk has spoken of.
+    pub fn new(kind: Kind, what: impl fmt::Display) -> Self {
+        Self { kind, what: what.to_string(), refusal: None }
+    }
+
+    /// The desk itself said it.
+    pub(super) fn said_with(self, status: StatusCode) -> Self {
+        Self { refusal: Some(status), ..self }
     }
 
     pub(super) fn failed(what: impl fmt::Display) -> Self {

@@ -25,7 +25,7 @@ use reqwest::{StatusCode, header};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{ProjectName, Provider},
+    model::{ProjectName, Provider, provider::check_key_form},
     secret::Secret,
 };
 pub use doctor::{Finding, Verdict, examine};
@@ -43,6 +43,9 @@ use state::State;
 pub use who::Choice;
 use who::{Credential, Who};
 use wire::{Answer, Manner, Wire};
+
+/// Where a desk has the key of each provider.
+const ONE_KEY: &str = "/llm-keys/";
 
 /// One desk, as one principal.
 #[derive(Debug)]
@@ -125,7 +128,7 @@ impl Client {
                 Ok(key)
             }
             Err(error) if error.kind == Kind::Away => offline.key(&project, provider).ok_or(error),
-            Err(error) => Err(self.refused(offline, error)),
+            Err(error) => Err(refused(offline, error, &project, Some(provider))),
         }
     }
 
@@ -147,7 +150,7 @@ impl Client {
             }
             Ok(Keys::Unchanged) => Ok(Keys::Unchanged),
             Err(error) if error.kind == Kind::Away => offline.keys(&project).map(Keys::Handed).ok_or(error),
-            Err(error) => Err(self.refused(offline, error)),
+            Err(error) => Err(refused(offline, error, &project, None)),
         }
     }
 
@@ -159,12 +162,19 @@ impl Client {
 
     async fn fetch_key(&self, project: &str, provider: &Provider) -> Result<LlmKey, Error> {
         let path =
-            format!("/llm-keys/{}{}", utf8_percent_encode(provider.as_str(), NON_ALPHANUMERIC), of(project));
-        let mut key: LlmKey = self.ask(&path, None).await?.read(&self.wire)?;
+            format!("{ONE_KEY}{}{}", utf8_percent_encode(provider.as_str(), NON_ALPHANUMERIC), of(project));
+        let ask = async || self.ask(&path, None).await?.read(&self.wire);
+        let mut key: LlmKey = ask().await?;
         if key.is_ending() {
             // It may be replaced at this very moment.
-            key = self.ask(&path, None).await?.read(&self.wire)?;
+            key = ask().await?;
         }
+        if key.provider != *provider || (!project.is_empty() && key.project != project) {
+            let what =
+                format!("hands over another key than that of {provider}, which is not what a desk gives");
+            return Err(self.wire.strange(&what));
+        }
+        self.check(provider, &key.key)?;
         match key.expires_at.filter(|_| key.is_ending()) {
             Some(end) => Err(Error::failed(format_args!(
                 "the key of {provider} ends at {end}, in less than a minute; somebody has to store a new one"
@@ -182,26 +192,24 @@ impl Client {
         let found: std::collections::BTreeMap<String, Secret> = answer.read(&self.wire)?;
         let keys = found.into_iter().map(|(name, key)| Ok((name.parse()?, key)));
         let keys = keys.collect::<Result<_, crate::model::NameError>>();
-        let keys = keys.map_err(|_| self.wire.strange("names a provider as no desk does"))?;
+        let keys: Vec<(Provider, Secret)> =
+            keys.map_err(|_| self.wire.strange("names a provider as no desk does"))?;
+        keys.iter().try_for_each(|(provider, key)| self.check(provider, key))?;
         Ok(Keys::Handed(Handed { keys, etag: answer.header(&header::ETAG).map(Etag), copied_at: None }))
+    }
+
+    /// A key ends up in headers, variables and files, so that what cannot be one goes no further.
+    #[expect(clippy::disallowed_methods, reason = "the key's form is looked at")]
+    fn check(&self, provider: &Provider, key: &Secret) -> Result<(), Error> {
+        check_key_form(key.expose()).map_err(|wrong| {
+            self.wire.strange(&format!(
+                "hands over as the key of {provider} what is not what a desk gives: {wrong}"
+            ))
+        })
     }
 
     fn project(&self, asked: Option<&ProjectName>) -> String {
         asked.or(self.who.project.as_ref()).map(ToString::to_string).unwrap_or_default()
-    }
-
-    /// A desk that says no takes the copy away, too.
-    #[expect(clippy::unused_self, reason = "it is this client's copy")]
-    fn refused(&self, offline: &Offline, error: Error) -> Error {
-        if matches!(error.kind, Kind::LogIn | Kind::Refused)
-            && let Err(left) = offline.wipe()
-        {
-            return Error::new(
-                error.kind,
-                format_args!("{error}; and the copy for when the desk is away is left: {left}"),
-            );
-        }
-        error
     }
 
     /// Asks with the credential; once more with a new access token if the desk no longer knows the one there was.
@@ -219,10 +227,17 @@ impl Client {
                 }
             }
         };
-        let url = self.wire.url();
         match answer.status {
             StatusCode::OK | StatusCode::NOT_MODIFIED => Ok(answer),
-            StatusCode::UNAUTHORIZED => Err(Error::log_in(match &self.who.credential {
+            _ => Err(self.no(path, &answer).await),
+        }
+    }
+
+    /// An answer that is none to what was asked.
+    async fn no(&self, path: &str, answer: &Answer) -> Error {
+        let (url, status) = (self.wire.url(), answer.status);
+        let error = match status {
+            StatusCode::UNAUTHORIZED => Error::log_in(match &self.who.credential {
                 Credential::Session => {
                     format!("{url} does not accept the session; log in again: {}", self.who.log_in_again())
                 }
@@ -230,11 +245,40 @@ impl Client {
                     "{url} does not accept the credential from {}: it is wrong, revoked or too old, or the account is shut",
                     self.who.from
                 ),
-            })),
-            StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
-                Err(Error::new(Kind::Refused, format_args!("{url} refuses: {}", answer.said())))
+            }),
+            StatusCode::FORBIDDEN | StatusCode::NOT_FOUND if !answer.is_problem() => {
+                return self.wire.somebody_else(status);
             }
-            _ => Err(Error::failed(format_args!("{url}: {}", answer.said()))),
+            StatusCode::NOT_FOUND if !path.starts_with(ONE_KEY) => return self.wire.somebody_else(status),
+            StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
+                Error::new(Kind::Refused, format_args!("{url} refuses: {}", answer.said()))
+            }
+            _ => return Error::failed(format_args!("{url}: {}", answer.said())),
+        };
+        // A desk has no such key, or a path of it no such resource: what every desk has tells which.
+        if status == StatusCode::NOT_FOUND
+            && let Err(error) = Box::pin(self.me()).await
+            && error.kind == Kind::Failed
+        {
+            return error;
+        }
+        if answer.is_problem() { error.said_with(status) } else { error }
+    }
+}
+
+/// A desk that says no takes away what there is a copy of. What fails here, or is said by somebody else, says nothing of it.
+fn refused(offline: &Offline, error: Error, project: &str, provider: Option<&Provider>) -> Error {
+    let done = match error.refusal {
+        None => Ok(()),
+        Some(StatusCode::NOT_FOUND) => offline.forget(project, provider),
+        Some(StatusCode::FORBIDDEN) => offline.forget(project, None),
+        Some(_) => offline.wipe(),
+    };
+    match done {
+        Ok(()) => error,
+        Err(left) => {
+            let what = format!("{error}; and the copy for when the desk is away is left: {left}");
+            Error { what, ..error }
         }
     }
 }

@@ -1,10 +1,15 @@
 //! A copy of the keys for when the desk is away, where somebody has asked for one.
 //!
 //! It is sealed like the session, is renewed with each key that is handed over, and ages: it is used up to the age that the
-//! profile says, never beyond a key's own end, and only if the desk cannot be reached or is not well. A desk that says no
-//! ends it. The book has a line for each key when it was fetched, and none for each time it is handed out from here.
+//! profile says, never beyond a key's own end, and only if the desk cannot be reached or is not well. A desk that knows the
+//! credential no more ends it, and one that refuses a key or a project ends that part; what goes wrong here, or is said by
+//! somebody else who answers in the desk's place, does not. The book has a line for each key when it was fetched, and none for each time it is handed out from here.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -93,6 +98,31 @@ impl Offline {
         let oldest = usable.iter().filter_map(|key| key.copied_at).fold(since, Timestamp::min);
         let keys = usable.into_iter().map(|key| (key.provider, key.key)).collect();
         is_whole.then_some(Handed { keys, etag: None, copied_at: Some(oldest) })
+    }
+
+    /// Forgets the key of a provider, or all keys, of a project: under each name by which they were asked for.
+    pub(super) fn forget(&self, project: &str, provider: Option<&Provider>) -> Result<(), Error> {
+        let mut projects = self.read();
+        let asked = projects.get(project).into_iter().flat_map(|copied| &copied.keys);
+        let names: BTreeSet<_> = asked.map(|key| key.project.clone()).chain([project.to_owned()]).collect();
+        let mut has_changed = false;
+        for (name, copied) in &mut projects {
+            let (gone, left): (Vec<_>, Vec<_>) = mem::take(&mut copied.keys).into_iter().partition(|key| {
+                (name == project || names.contains(&key.project))
+                    && provider.is_none_or(|provider| *provider == key.provider)
+            });
+            has_changed |= !gone.is_empty();
+            copied.keys = left;
+            if let Some((_, all)) = &mut copied.all {
+                all.retain(|name| !gone.iter().any(|key| key.provider.as_str() == name));
+            }
+        }
+        projects.retain(|_, copied| !copied.keys.is_empty());
+        if !has_changed {
+            return Ok(());
+        }
+        // What cannot be taken out alone takes the rest with it.
+        if projects.is_empty() { self.wipe() } else { self.write(&projects).or_else(|_| self.wipe()) }
     }
 
     /// Forgets all of it.

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::{
     error::{Error, Kind},
     keychain::Keychain,
-    state::State,
+    state::{Room, State},
     who::{Credential, Who},
     wire::{Answer, Wire},
 };
@@ -123,7 +123,7 @@ impl Session {
                 return Ok(token);
             }
             let kept = Kept::of(client_credentials(wire, who, id, secret).await?);
-            let _ = self.write(&kept);
+            let _ = self.write(&kept, None);
             return Ok(kept.access_token);
         }
         match kept {
@@ -145,6 +145,7 @@ impl Session {
                 "the session's refresh token is gone; log in again: {again}"
             )));
         };
+        let room = self.room()?;
         let form = [("grant_type", "refresh_token"), ("refresh_token", shown.expose())];
         let mut answer = wire.post_within(REFRESH_PATIENCE, "/token", &form).await;
         if answer.as_ref().is_err_and(|error| error.kind == Kind::Away) {
@@ -157,13 +158,26 @@ impl Session {
                 "{} no longer accepts the session of {}: it has ended or is too old, the password was changed, or the \
                  account is shut. Log in again: {again}",
                 who.url, who.from
-            )));
+            ))
+            .said_with(answer.status));
         }
         let tokens = tokens(wire, &answer)?;
         // In the keyring first: what is spent must not be all that is left.
-        self.keep(tokens, kept.keeper == Some(Keeper::Keyring), &who.url)
+        self.keep(tokens, kept.keeper == Some(Keeper::Keyring), &who.url, room.as_ref())
             .await
             .map(|(kept, _)| kept.access_token)
+    }
+
+    /// Room for the successor of what is about to be spent: there is no other copy of it, and the desk takes whoever comes with
+    /// the spent one for a thief.
+    fn room(&self) -> Result<Option<Room>, Error> {
+        let room = self.state.as_ref().map(|state| state.room(&self.file())).transpose();
+        room.map_err(|error| {
+            Error::failed(format_args!(
+                "{error}; so the session could not be kept, and the desk was not asked. Make room there or make it \
+                 writable, and try again"
+            ))
+        })
     }
 
     /// The refresh token, wherever it is.
@@ -181,7 +195,13 @@ impl Session {
     }
 
     /// Keeps new tokens: the refresh token in the keyring if it is `in_keyring` and the keyring takes it.
-    async fn keep(&self, tokens: Tokens, in_keyring: bool, url: &str) -> Result<(Kept, Keeper), Error> {
+    async fn keep(
+        &self,
+        tokens: Tokens,
+        in_keyring: bool,
+        url: &str,
+        room: Option<&Room>,
+    ) -> Result<(Kept, Keeper), Error> {
         let mut kept = Kept::of(tokens);
         let mut keeper = Keeper::File;
         if in_keyring
@@ -192,12 +212,12 @@ impl Session {
             keeper = Keeper::Keyring;
         }
         kept.keeper = Some(keeper);
-        self.write(&kept)?;
+        self.write(&kept, room)?;
         Ok((kept, keeper))
     }
 
     #[expect(clippy::disallowed_methods, reason = "the tokens are sealed before they are written")]
-    fn write(&self, kept: &Kept) -> Result<(), Error> {
+    fn write(&self, kept: &Kept, room: Option<&Room>) -> Result<(), Error> {
         #[derive(Serialize)]
         struct Written<'a> {
             access_token: &'a str,
@@ -214,7 +234,10 @@ impl Session {
         };
         let mut text = Zeroizing::new(Vec::with_capacity(4096));
         serde_json::to_writer(&mut *text, &written).map_err(Error::failed)?;
-        state.write(&self.file(), &text)
+        match room {
+            Some(room) => state.write_in(room, &self.file(), &text),
+            None => state.write(&self.file(), &text),
+        }
     }
 
     /// Begins a session with the answer to a login, in place of the one that may have been there; says where its refresh
@@ -228,7 +251,7 @@ impl Session {
         {
             let _ = revoke(wire, &token).await;
         }
-        self.keep(tokens, true, wire.url()).await.map(|(_, keeper)| keeper)
+        self.keep(tokens, true, wire.url(), None).await.map(|(_, keeper)| keeper)
     }
 
     /// Ends the session here, and at the desk; `Ok(false)` if there was none. It is forgotten here whatever happens.
@@ -321,7 +344,8 @@ async fn client_credentials(wire: &Wire, who: &Who, id: &str, secret: &Secret) -
             wire.url(),
             id.escape_debug(),
             who.from
-        )));
+        ))
+        .said_with(answer.status));
     }
     tokens(wire, &answer)
 }
@@ -330,8 +354,12 @@ fn tokens(wire: &Wire, answer: &Answer) -> Result<Tokens, Error> {
     if answer.status.is_success() {
         return answer.read(wire);
     }
-    let kind = if answer.code() == "access_denied" { Kind::Refused } else { Kind::Failed };
-    Err(Error::new(kind, format_args!("{} gives no access token: {}", wire.url(), answer.said())))
+    let what = format!("{} gives no access token: {}", wire.url(), answer.said());
+    match answer.code().as_str() {
+        "" => Err(wire.somebody_else(answer.status)),
+        "access_denied" => Err(Error::new(Kind::Refused, what).said_with(answer.status)),
+        _ => Err(Error::failed(what)),
+    }
 }
 
 /// RFC 7009: the session is over, with all its tokens.

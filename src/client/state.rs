@@ -31,6 +31,13 @@ const LOCK_PAUSE: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub(super) struct State(PathBuf);
 
+/// What is written into a file to hold its room: more than a session needs.
+const ROOM: [u8; 8 * 1024] = [0; 8 * 1024];
+
+/// Room on the disk for what is to be kept under a name, so that there will be no lack of it. Given back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Room(PathBuf);
+
 /// What nobody else does meanwhile; released when it is dropped, also by the end of the process.
 #[derive(Debug)]
 pub(super) struct Lock(#[expect(dead_code, reason = "held, not used")] File);
@@ -66,6 +73,29 @@ impl State {
         make_private(&self.0).map_err(cannot)?;
         let Some(key) = self.key(true)? else { return Err(cannot(io::ErrorKind::NotFound.into())) };
         replace(&path, &key.seal(name, plain, &SystemEntropy)).map_err(cannot)
+    }
+
+    /// Makes sure that something can be kept under `name`, for whoever holds the lock of it and gets what they cannot get again.
+    pub(super) fn room(&self, name: &str) -> Result<Room, Error> {
+        let path = self.0.join(name).with_added_extension("room");
+        let cannot =
+            |error: io::Error| Error::failed(format_args!("cannot write {}: {error}", path.display()));
+        make_private(&self.0).map_err(cannot)?;
+        self.key(true)?;
+        let room = Room(path.clone());
+        write_new(&path, &ROOM).map_err(cannot)?;
+        Ok(room)
+    }
+
+    /// Keeps it in the room that was made for it.
+    pub(super) fn write_in(&self, room: &Room, name: &str, plain: &[u8]) -> Result<(), Error> {
+        let path = self.0.join(name);
+        let cannot =
+            |error: io::Error| Error::failed(format_args!("cannot write {}: {error}", path.display()));
+        let Some(key) = self.key(false)? else { return Err(cannot(io::ErrorKind::NotFound.into())) };
+        overwrite(&room.0, &key.seal(name, plain, &SystemEntropy))
+            .and_then(|()| put_in_place(&room.0, &path))
+            .map_err(cannot)
     }
 
     /// Forgets what is kept under `name`.
@@ -154,11 +184,15 @@ pub(super) fn make_private(directory: &Path) -> io::Result<()> {
 /// Puts a file in its place whole, for good, and readable by its owner only.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let fresh = temporary(path);
-    let done = write_new(&fresh, bytes).and_then(|()| fs::rename(&fresh, path));
+    let done = write_new(&fresh, bytes).and_then(|()| put_in_place(&fresh, path));
     if done.is_err() {
         let _ = fs::remove_file(&fresh);
     }
-    done?;
+    done
+}
+
+fn put_in_place(fresh: &Path, path: &Path) -> io::Result<()> {
+    fs::rename(fresh, path)?;
     path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
 }
 
@@ -171,4 +205,18 @@ fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
+}
+
+/// Writes over what a file holds before it is cut, so that it never needs more room than it has, unless there is more to write.
+fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).open(path)?;
+    file.write_all(bytes)?;
+    file.set_len(bytes.len() as u64)?;
+    file.sync_all()
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
 }

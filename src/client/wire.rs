@@ -26,6 +26,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
 /// How long to wait in all because the desk says when to come back.
 const WAITING: Duration = Duration::from_secs(5);
+/// How often to ask in all, even if it says that it is soon.
+const TRIES: u32 = 10;
+/// A desk that says "at once" is given this long all the same.
+const LEAST_PAUSE: Duration = Duration::from_millis(100);
 /// More than any answer has that makes sense.
 const MAX_BODY: usize = 4 << 20;
 
@@ -180,15 +184,17 @@ impl Wire {
 
     /// Sends it, and again when the desk says so and it is soon.
     async fn send(&self, request: impl Fn() -> RequestBuilder) -> Result<Answer, Error> {
-        let mut left = WAITING;
+        let (mut left, mut tries) = (WAITING, 1);
         loop {
             let response = request().send().await.map_err(|error| self.unreachable(&error))?;
             let status = response.status();
             let pause = retry_after(&response);
-            match pause.filter(|_| is_busy(status)).filter(|pause| *pause <= left) {
-                Some(pause) => {
-                    tokio::time::sleep(pause).await;
-                    left = left.saturating_sub(pause.max(Duration::from_millis(100)));
+            let wait = pause.filter(|_| is_busy(status) && tries < TRIES).map(|pause| pause.max(LEAST_PAUSE));
+            match wait.filter(|wait| *wait <= left) {
+                Some(wait) => {
+                    tokio::time::sleep(wait).await;
+                    left = left.saturating_sub(wait);
+                    tries += 1;
                 }
                 None => return self.answer(response, pause).await,
             }
@@ -199,7 +205,7 @@ impl Wire {
         let answer = self.read(&mut response).await?;
         let status = answer.status;
         if status.is_redirection() && status != StatusCode::NOT_MODIFIED {
-            return Err(self.strange(&format!("answers {status}; does the URL name the desk itself?")));
+            return Err(self.somebody_else(status));
         }
         if status == StatusCode::TOO_MANY_REQUESTS {
             let when = pause.map_or_else(String::new, |pause| format!(" in {} s", pause.as_secs()));
@@ -260,6 +266,11 @@ impl Wire {
         }
     }
 
+    /// Whoever answers with this status is not the desk, or it is and the URL leads past it.
+    pub(super) fn somebody_else(&self, status: StatusCode) -> Error {
+        self.strange(&format!("answers {status} as no desk does; does the URL name the desk itself?"))
+    }
+
     /// An answer that no desk gives.
     pub(super) fn strange(&self, what: &str) -> Error {
         Error::failed(format_args!("{} {what}", self.url))
@@ -281,6 +292,14 @@ impl Answer {
     /// The error's code (RFC 6749 §5.2).
     pub(super) fn code(&self) -> String {
         serde_json::from_slice::<Said>(&self.body).unwrap_or_default().error
+    }
+
+    /// Whether it is in the form in which a desk says what went wrong (RFC 9457).
+    pub(super) fn is_problem(&self) -> bool {
+        let kind = self.header(&header::CONTENT_TYPE).unwrap_or_default();
+        kind.split(';')
+            .next()
+            .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/problem+json"))
     }
 
     /// What the desk says went wrong.

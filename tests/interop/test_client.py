@@ -130,6 +130,17 @@ def test_killed_between_the_answer_and_the_file(desk, person, user, between):
     assert "refresh_token.reuse" not in {event["action"] for event in token_requests(desk, user[0])}
 
 
+def test_no_token_is_spent_where_its_successor_cannot_be_kept(desk, person, user, between):
+    between.short_lived = True
+    person.log_in(*user, between.url)
+    full = ["sh", "-c", 'trap "" XFSZ; ulimit -f 0; exec "$0" "$@"']  # the disk takes not a byte
+    done = person.run("get", "openai", prefix=full)
+    assert (done.returncode, done.stdout) == (1, "") and "the desk was not asked" in done.stderr, done
+    assert len(token_requests(desk, user[0])) == 1, "the login's"
+    assert person.must("get", "openai", "--raw") == desk.keys["OPENAI_API_KEY"]
+    assert [path.name for path in files(person.state) if path.suffix == ".room"] == []
+
+
 def test_killed_at_any_moment(desk, person, user, between):
     between.short_lived = True
     person.log_in(*user, between.url)
@@ -140,7 +151,7 @@ def test_killed_at_any_moment(desk, person, user, between):
         process.communicate(timeout=60)
         assert person.must("get", "openai", "--raw") == desk.keys["OPENAI_API_KEY"]
     assert "refresh_token.reuse" not in {event["action"] for event in token_requests(desk, user[0])}
-    left = [path.name for path in files(person.state) if path.suffix == ".tmp"]
+    left = [path.name for path in files(person.state) if path.suffix in (".tmp", ".room")]
     assert len(left) <= 1, left
 
 

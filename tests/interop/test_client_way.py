@@ -93,7 +93,7 @@ def test_a_busy_desk_is_waited_for_as_long_as_it_says_and_not_for_ever(person, s
         waited = stranger((status, {"Retry-After": "1"}, b"{}"), GIVEN)
         done = get(person, waited.url)
         assert (done.returncode, done.stdout, len(waited.shown)) == (0, KEY + "\n", 2), done
-        for often, after in ((1, "3600"), (6, "1")):
+        for often, after in ((1, "3600"), (6, "1"), (10, "0")):
             never = stranger((status, {"Retry-After": after}, b"{}"))
             done = get(person, never.url)
             assert (done.returncode, done.stdout, len(never.shown)) == (5, "", often), done
@@ -113,5 +113,32 @@ def test_proxies_are_for_the_way_out_and_not_for_this_machine(person, stranger):
 def test_what_is_no_desk_is_told(person, stranger):
     for answer in ((200, {}, b"<html>"), (200, {}, b""), (200, {}, b"{}"), (404, {}, b"<html>"), (418, {}, b""), (200, {}, b"x" * (5 << 20))):
         done = get(person, stranger(answer).url)
-        assert done.returncode in (1, 4) and done.stdout == "" and len(done.stderr.splitlines()) == 1, done
+        assert done.returncode == 1 and done.stdout == "" and len(done.stderr.splitlines()) == 1, done
         assert "svc-of-nobody" not in done.stderr
+
+
+def test_a_url_that_leads_past_the_desk_is_no_refusal(desk, person, stranger):
+    env = {"KEYDESK_URL": desk.url, "KEYDESK_API_KEY": desk.service_api_key}
+    assert person.run("get", "nobody", env=env).returncode == 4
+    env["KEYDESK_URL"] += "/keys"
+    for command in (["get", "openai"], ["env"], ["whoami"]):
+        done = person.run(*command, env=env)
+        assert (done.returncode, done.stdout) == (1, "") and "does the URL name the desk itself?" in done.stderr, done
+    done = person.run("login", env["KEYDESK_URL"], "--username", "admin", "--password-stdin", stdin="a password")
+    assert done.returncode == 1 and "does the URL name the desk itself?" in done.stderr, done
+    assert get(person, stranger((403, {}, b"<html>")).url).returncode == 1
+
+
+def test_what_no_desk_gives_is_not_passed_on(person, stranger):
+    status, headers, body = GIVEN
+    odd = [b"", b"short", KEY.encode() + b" x", KEY.encode() + b"\\n", "sk-proj-é123456789abcdef".encode(), b"k" * 4097]
+    bodies = [body.replace(KEY.encode(), key) for key in odd]
+    for other in ((b'"openai"', b'"anthropic"'), (b'"default"', b'"elsewhere"')):
+        bodies.append(body.replace(*other))
+    for body in bodies:
+        done = get(person, stranger((status, headers, body)).url, KEYDESK_PROJECT="default")
+        assert (done.returncode, done.stdout) == (1, "") and "not what a desk gives" in done.stderr, done
+    for key in odd:
+        env = {"KEYDESK_URL": stranger((status, headers, b'{"openai":"%s"}' % key)).url, "KEYDESK_API_KEY": "svc-of-nobody-0123456789"}
+        done = person.run("env", env=env)
+        assert (done.returncode, done.stdout) == (1, "") and "not what a desk gives" in done.stderr, done

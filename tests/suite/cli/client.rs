@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::{Done, PASSWORD, Place, Server, read};
+use crate::support::{Done, PASSWORD, Place, Server, eventually, read};
 
 const KEY: &str = "sk-proj-0123456789abcdef";
 const API_KEY: &str = "svc-0123456789abcdef0123";
@@ -240,12 +240,35 @@ fn the_copy_is_used_while_the_desk_is_away_and_ends_when_it_says_no() {
     let without = text.replace("offline = \"1day\"\n", "");
     around.write_profiles(&without.replace(around.server.url(), "http://127.0.0.1:9"));
     assert_eq!(around.run(&["get", "openai"], &[], "").code, 5);
-    // What is refused takes all of it away.
+    // A slip, or a session that is lost here, says nothing of what there is a copy of.
     around.write_profiles(&text);
-    assert_eq!(around.run(&["get", "nobody"], &[], "").code, 4);
-    assert!(!state.exists());
+    let session = around.home.path(".local/state/keydesk/work.session");
+    for (arguments, code) in
+        [(["get", "nobody", "--project", "default"], 4), (["get", "openai", "--project", "defualt"], 4)]
+    {
+        assert_eq!(around.run(&arguments, &[], "").code, code, "{arguments:?}");
+    }
+    fs::rename(&session, session.with_extension("elsewhere")).unwrap();
+    assert_eq!(around.run(&["get", "openai"], &[], "").code, 3);
+    fs::rename(session.with_extension("elsewhere"), &session).unwrap();
+    away();
+    assert_eq!(around.must(&["get", "openai"]), format!("{KEY}\n"));
+    // A key that is no more is gone here, too, by whatever name of its project it was asked for, and the others stay.
+    around.write_profiles(&text);
+    around.desk.must_with(&["key", "set", "mistral"], "mistral-0123456789abcdef");
+    let ends = |arguments: &[&str], code| around.run(arguments, &[], "").code == code;
+    eventually("the new key is there", || ends(&["get", "mistral"], 0));
+    around.must(&["get", "openai", "--project", "default"]);
+    around.desk.must(&["key", "delete", "openai"]);
+    eventually("the key is gone", || ends(&["get", "openai", "--project", "default"], 4));
     away();
     assert_eq!(around.run(&["get", "openai"], &[], "").code, 5);
+    around.must(&["get", "mistral"]);
+    // Whoever is not let in has nothing here any more.
+    around.write_profiles(&text);
+    around.desk.must_with(&["user", "passwd", "admin", "--password-stdin"], "and now another one of theirs");
+    assert_eq!(around.run(&["get", "mistral"], &[], "").code, 3);
+    assert!(!state.exists());
 }
 
 #[test]
