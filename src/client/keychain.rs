@@ -47,8 +47,7 @@ impl Keychain {
             return Ok(found);
         }
         let _ = account;
-        // Not that one has to log in again: the session is there, and nothing that hangs on it is given up.
-        Err(Error::failed(
+        Err(Error::log_in(
             "the session is in the keyring, which is locked or not there: unlock it, or log in again where it is not needed",
         ))
     }

@@ -243,7 +243,7 @@ def test_the_session_is_in_the_keyring(desk, person, user, keyring, between):
     assert (done.returncode, done.stdout) == (3, "") and "keyring" in done.stderr, done
     # It is there again and locked: nobody is asked, nothing waits.
     done = in_session(person, keyring, "gnome-keyring-daemon --start --components=secrets >/dev/null 2>&1; $K get openai")
-    assert done.returncode == 1 and "locked" in done.stderr, done
+    assert done.returncode == 3 and "locked" in done.stderr, done
     done = in_session(person, keyring, "unlock; $K get openai && $K logout && ! $K get openai")
     assert done.returncode == 0 and "logged out" in done.stdout, done
     assert "refresh_token.reuse" not in {event["action"] for event in token_requests(desk, name)}
