@@ -116,7 +116,7 @@ impl Book {
         self.submit(event, None).await
     }
 
-    /// The same for what was allowed by a decision made at revision `decided_at`. If anything that decides access has
+    /// The same for what was allowed or refused by a decision made at revision `decided_at`. If anything that decides access has
     /// changed since, nothing is written and the answer is [`Error::Stale`]: a handover never comes after the change
     /// that forbids it, in the book or outside.
     pub(super) async fn record_decision(&self, event: AuditEvent, decided_at: i64) -> Result<(), Error> {

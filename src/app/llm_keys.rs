@@ -121,8 +121,8 @@ impl App {
         let of_project = event.clone().on(format!("project:{project}"));
         self.check_seals(&handout, is_asked, &of_project).await?;
         let Some(key) = handout.keys.iter().find(|key| is_asked(&key.provider)) else {
-            let event = of_project;
-            self.book.record(event.failed("unknown_provider")).await?;
+            // Compared with the newest revision, like a handover: a key that was just stored is not refused.
+            self.book.record_decision(of_project.failed("unknown_provider"), caller.revision).await?;
             let detail = format!("project {project} has no key of this provider for you");
             return Err(Error::NotFound(detail));
         };
@@ -146,7 +146,8 @@ impl App {
         let granted = match granted(caller, project) {
             Ok(granted) => granted,
             Err(error) => {
-                Box::pin(self.book.record(event.clone().denied(error.code()))).await?;
+                let denied = event.clone().denied(error.code());
+                Box::pin(self.book.record_decision(denied, caller.revision)).await?;
                 return Err(error);
             }
         };

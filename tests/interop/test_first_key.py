@@ -155,6 +155,23 @@ def test_a_new_user_sees_what_was_granted_and_when_it_was_taken(desk):
     assert eventually(lambda: desk.get("/llm-keys", headers={"X-API-Key": key}).status_code == 401)
 
 
+def test_what_was_just_allowed_is_not_refused(new_desk):
+    """Who has been refused once is remembered with what there was then; what was changed since counts at once."""
+    desk = new_desk()
+    desk.start()
+    account = desk.cli_json("service-account", "add", "ci")
+    read = lambda path: desk.get(path, headers={"X-API-Key": account["token"]}).status_code  # noqa: E731
+    for number in range(5):
+        project, provider = f"search-{number}", f"provider-{number}"
+        desk.cli("project", "add", project)
+        assert read(f"/llm-keys?project={project}") == 403
+        desk.cli("grant", "add", "ci", project)
+        assert read(f"/llm-keys?project={project}") == 200
+        assert read(f"/llm-keys/{provider}?project={project}") == 404
+        desk.cli("key", "set", provider, "--project", project, stdin=f"sk-{secrets.token_hex(20)}\n")
+        assert read(f"/llm-keys/{provider}?project={project}") == 200
+
+
 @pytest.mark.sqlite("any number of servers work on one database")
 def test_a_second_server_on_the_same_directory_says_why_it_stops(desk):
     second = subprocess.run(
