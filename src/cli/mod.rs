@@ -275,7 +275,9 @@ static CORE: OnceLock<Rlimit> = OnceLock::new();
 /// No core dump, and no debugger of another process of the same user: the memory holds keys. Best effort.
 fn keep_memory_private() {
     let found = *CORE.get_or_init(|| getrlimit(Resource::Core));
-    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), ..found });
+    // What is taken from the maximum is gone for the command of `run`, too.
+    let maximum = if run::was_meant() { found.maximum } else { Some(0) };
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum });
     #[cfg(target_os = "linux")]
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
 }

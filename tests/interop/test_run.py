@@ -72,6 +72,20 @@ def test_only_some(desk, client):
     assert {name for name in desk.keys if name in got} == {"OPENAI_API_KEY", "GEMINI_API_KEY"}
 
 
+def test_what_is_ours_is_not_the_commands(desk, client, manner):
+    """Neither our credential, which opens more than was asked for, nor our limits."""
+    done = run(client, *manner, "--only", "openai", "--", "sh", "-c", "ulimit -Sc; ulimit -Hc; env")
+    limits = subprocess.run(["sh", "-c", "ulimit -Sc; ulimit -Hc"], capture_output=True, text=True).stdout
+    assert done.stdout.startswith(limits) and "KEYDESK_URL=" in done.stdout
+    assert "KEYDESK_API_KEY" not in done.stdout and desk.service_api_key not in done.stdout
+
+
+def test_the_book_names_only_what_was_asked_for(desk, client):
+    run(client, "--only", "openai", "--", "true")
+    newest = desk.cli_json("audit", "list", "--limit", "1", "--action", "llm_keys.read")[0]
+    assert (newest["object"], newest["version"]) == ("provider_key:default/openai", "openai=1")
+
+
 @pytest.mark.parametrize("only", ["groq", "openai,groq", "Open AI", ""])
 def test_an_unknown_provider_is_an_error_before_anything_starts(client, tmp_path, only):
     done = run(client, "--only", only, "--", "touch", str(tmp_path / "started"))
