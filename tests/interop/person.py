@@ -44,7 +44,20 @@ class Person:
         return self.home / ".local" / "state" / "keydesk"
 
 
-class Between:
+class Listener:
+    """An HTTP server on a port of its own, answered by `handler`, until it is closed."""
+
+    def __init__(self, handler):
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+class Between(Listener):
     """Forwards HTTP to a desk, and can change what comes back: `short_lived` tokens are too old at once, and `lose` is
     called with each answer of the token endpoint and says whether it gets lost."""
 
@@ -81,10 +94,4 @@ class Between:
             def log_message(self, *_):
                 pass
 
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def close(self):
-        self.server.shutdown()
-        self.server.server_close()
+        super().__init__(Handler)

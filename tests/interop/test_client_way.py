@@ -1,17 +1,16 @@
 """The way between `keydesk get` and a desk: who proves what, where a credential must not go, and how long to wait."""
 
 import http.server
-import threading
 
 import pytest
 
-from person import Person
+from person import Listener, Person
 from test_edge_tls import TlsDesk
 
 KEY = "sk-proj-0123456789abcdef"
 
 
-class Stranger:
+class Stranger(Listener):
     """Answers as it is told, one answer after the other, and remembers what it was shown."""
 
     def __init__(self, *answers):
@@ -33,13 +32,7 @@ class Stranger:
             def log_message(self, *_):
                 pass
 
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def close(self):
-        self.server.shutdown()
-        self.server.server_close()
+        super().__init__(Handler)
 
 
 GIVEN = 200, {}, (
